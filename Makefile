@@ -1,0 +1,65 @@
+# retorq: every target sets up what it needs by itself, in the private environment .venv.
+# Variables: PYTHON (an interpreter, 3.11 or newer), GAME, AGENT, PRESET, RUN and ARGS for `make train`.
+
+PYTHON ?= python3
+VENV   ?= .venv
+GAME   ?= ALE/Pong-v5
+AGENT  ?= recurrent_iqn
+PRESET ?= laptop
+RUN    ?= runs/pong
+ARGS   ?=
+
+BIN   := $(VENV)/bin
+# Resolves to the versions in constraints.txt, whatever newer ones exist. Byte code is compiled when first imported:
+# compiling all of torch ahead of time costs more than it saves.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
+# Tests run many small tensors; more threads only wait for each other.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help train test check format slow bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+train: $(VENV)/.ready-train ## learn Atari Pong into runs/pong; Ctrl-C saves, the same command goes on
+	$(BIN)/retorq train $(GAME) --agent $(AGENT) --preset $(PRESET) --run $(RUN) $(ARGS)
+
+test: $(VENV)/.ready-test ## the fast tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/.ready-test ## format, lint, types, layers, fast tests: what a change must pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
+
+format: $(VENV)/.ready-test ## rewrite the sources in the project's format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+slow: $(VENV)/.ready-test ## the slow tests: agents that must learn their tasks
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m slow $(ARGS)
+
+bench: $(VENV)/.ready-train ## measure this machine; every number has its csv in benchmarks/
+	$(BIN)/retorq bench all $(ARGS)
+
+clean: ## remove the environment, caches and builds; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "retorq needs Python 3.11 or newer; $(PYTHON) was not found: install it, or name another with make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "retorq needs Python 3.11 or newer, and $(PYTHON) is %d.%d: install a newer one and name it with make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "setting up $(VENV) (once; PyTorch is the large part)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-train: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing retorq with the versions of constraints.txt"
+	@$(INSTALL) '.[atari,video,log]'
+	@touch $@
+
+$(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing retorq and its development tools with the versions of constraints.txt"
+	@$(INSTALL) '.[atari,video,log,plot,dev]'
+	@touch $@ $(VENV)/.ready-train

@@ -10,9 +10,10 @@ RUN    ?= runs/pong
 ARGS   ?=
 
 BIN   := $(VENV)/bin
-# Resolves to the versions in constraints.txt, whatever newer ones exist. Byte code is compiled when first imported:
-# compiling all of torch ahead of time costs more than it saves.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
+# On a terminal pip shows what it downloads; elsewhere it only reports errors.
+QUIET := $(shell test -t 2 || echo --quiet --quiet)
+# --no-compile: byte code is made when a module is first imported; making it for all of torch costs more than it saves.
+INSTALL := $(BIN)/python -m pip install $(QUIET) --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 # Tests run many small tensors; more threads only wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 

@@ -1,0 +1,1 @@
+"""Running an agent: training, evaluation, checkpoints, logs and scores."""

@@ -1,0 +1,113 @@
+"""Every option of an environment, with its default; each is a command-line flag ``--env.FIELD``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from retorq.types import UserError
+
+ATARI_FIELDS = frozenset(
+    {
+        "frame_skip", "frame_size", "grayscale", "stack", "noop_max", "sticky", "full_actions", "life_loss",
+        "max_frames", "fire_reset", "flicker",
+    }
+)  # fmt: skip
+TOY_FIELDS = frozenset({"flicker", "kwargs"})
+GYM_FIELDS = frozenset(
+    {"flicker", "kwargs", "grayscale", "resize", "max_episode_steps", "step_time_limit", "workers", "vector"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvOptions:
+    """How an environment is built and preprocessed. A field that the chosen environment cannot use is refused.
+
+    Defaults of the Atari fields are the preprocessing of Mnih et al. (2015), without the frame stack.
+    """
+
+    frame_skip: int = 4
+    """Atari: emulator frames per agent step; the action is repeated, the rewards are added up."""
+    frame_size: int = 84
+    """Atari: height and width of the observation in pixels (area averaging of the 210x160 screen)."""
+    grayscale: bool = True
+    """Atari: one grey channel instead of three. Other environments: the same for color images when resize is on."""
+    stack: int = 1
+    """Atari: how many of the latest observations are stacked as channels (the memory of a recurrent agent needs 1)."""
+    noop_max: int = 30
+    """Atari: a game starts after 0 to this many no-op frames, drawn anew for each game (a start can have none)."""
+    sticky: float = 0.0
+    """Atari: probability per frame that the emulator repeats the previous action (Machado et al. 2018 use 0.25)."""
+    full_actions: bool = False
+    """Atari: all 18 actions instead of the game's minimal set."""
+    life_loss: bool = True
+    """Atari: a lost life ends the training episode (not the game, and never in evaluation)."""
+    max_frames: int = 108_000
+    """Atari: emulator frames after which a game is truncated (108,000 = 30 minutes)."""
+    fire_reset: bool = False
+    """Atari: press FIRE once at the start of a game that has that action."""
+    flicker: float = 0.0
+    """Any: probability that a whole observation is zeroed, drawn per step and column (Hausknecht & Stone 2015)."""
+    kwargs: str = "{}"
+    """Toys, Gymnasium: arguments of the environment's constructor as a JSON object (a mapping is accepted too)."""
+    resize: int = 0
+    """Gymnasium: height and width to which images are resized by area averaging; 0 leaves them as they are."""
+    max_episode_steps: int = 0
+    """Gymnasium: truncate episodes after this many steps; 0 keeps the environment's own limit."""
+    step_time_limit: float = 60.0
+    """Gymnasium, worker processes: seconds after which a step counts as hung and the environment is restarted."""
+    workers: Literal["auto", "0", "each"] = "auto"
+    """Gymnasium: each = one process per environment, 0 = all in this process, auto = 0 only for known fast ones."""
+    vector: bool = False
+    """Gymnasium: use the id's own vector environment."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kwargs, Mapping):
+            object.__setattr__(self, "kwargs", json.dumps(dict(self.kwargs), sort_keys=True))
+        for name in ("frame_skip", "frame_size", "stack", "max_frames"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("noop_max", "resize", "max_episode_steps"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("sticky", "flicker"):
+            self._require(name, 0.0 <= getattr(self, name) <= 1.0, "a probability between 0 and 1")
+        self._require("step_time_limit", 0.0 < self.step_time_limit < float("inf"), "a positive number of seconds")
+        self._require("workers", self.workers in ("auto", "0", "each"), "auto, 0 or each")
+        self.arguments()
+
+    def _require(self, name: str, good: bool, wanted: str) -> None:
+        if not good:
+            raise UserError(f"env.{name} is {getattr(self, name)!r}; give {wanted}.")
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments that ``kwargs`` holds; raises ``UserError`` if it is no JSON object."""
+        try:
+            value = json.loads(self.kwargs)
+        except ValueError as error:
+            raise UserError(
+                f"env.kwargs is {self.kwargs!r}, which is not JSON ({error}); give an object such as "
+                '\'{"length": 20}\'.'
+            ) from None
+        if not isinstance(value, dict):
+            raise UserError(f'env.kwargs is {self.kwargs!r}; give a JSON object such as \'{{"length": 20}}\'.')
+        return value
+
+    def settings(self, used: frozenset[str]) -> dict[str, Any]:
+        """The fields in ``used`` with their values, as stored with a run."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in used}
+
+    def refuse_unused(self, env: str, used: frozenset[str]) -> None:
+        """Raise ``UserError`` if a field outside ``used`` was set: an accepted option must have an effect."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in used and value != f.default:
+                raise UserError(
+                    f"env.{f.name} is {value!r}, but {env} cannot use that option; remove it "
+                    f"(this environment takes {', '.join(sorted(used))})."
+                )
+
+
+def dataclass_from_json(text: str) -> EnvOptions:
+    """The inverse of ``json.dumps(dataclasses.asdict(options))``, for worker processes."""
+    return EnvOptions(**json.loads(text))

@@ -1,0 +1,131 @@
+"""Atari: what is a lost life, what is the end of a game, and the numpy twin."""
+
+import sys
+from subprocess import run
+
+import numpy as np
+import pytest
+
+from retorq.envs.atari import Atari, game_names, rom_of
+from retorq.envs.options import EnvOptions
+from retorq.types import UserError
+
+pytest.importorskip("ale_py", reason="ale_py is not installed: pip install retorq[atari]")
+
+
+def test_names_and_old_names():
+    assert rom_of("ALE/MsPacman-v5") == rom_of("MsPacmanNoFrameskip-v4") == rom_of("MsPacman-v4") == "ms_pacman"
+    assert rom_of("ALE/Pong-v5") == "pong"
+    assert rom_of("ALE/Ponk-v5") is None
+    assert rom_of("CartPole-v1") is None
+    assert "ALE/Pong-v5" in game_names()
+    assert "ALE/Combat-v5" not in game_names()
+
+
+def test_spec_tells_everything():
+    options = EnvOptions(frame_size=40, max_frames=1002, stack=2, grayscale=False)
+    spec = Atari("pong", columns=1, seed=0, options=options, training=True).spec
+    assert spec.observation["obs"].shape == (6, 40, 40)
+    assert (spec.actions, spec.max_steps, spec.frames_per_step) == (6, 251, 4)
+    assert spec.action_names[:2] == ("noop", "fire")
+    assert spec.settings["sticky"] == 0.0
+    assert spec.settings["max_frames"] == 1002
+
+
+@pytest.mark.parametrize("rom", ["breakout", "pong", "seaquest", "qbert", "space_invaders", "montezuma_revenge"])
+def test_an_end_is_always_followed_by_a_new_game_and_a_lost_life_never(rom):
+    env = Atari(rom, columns=4, seed=1, options=EnvOptions(max_frames=2400), training=True)
+    env.reset()
+    generator = np.random.default_rng(0)
+    games = lives = 0
+    frame, ended = env._frame, np.zeros(4, bool)
+    for _ in range(700):
+        step = env.step(generator.integers(env.spec.actions, size=4))
+        assert step.broken is None
+        np.testing.assert_array_equal(env._frame < frame, ended)
+        assert not (ended & (step.terminated | step.truncated | step.ended | (step.reward != 0))).any()
+        frame, ended = env._frame, step.ended
+        games += step.ended.sum()
+        lives += (step.terminated & ~step.ended).sum()
+    assert games > 0
+    assert (lives > 0) == (rom != "pong")
+
+
+def test_evaluation_does_not_end_with_a_life():
+    env = Atari("breakout", columns=4, seed=1, options=EnvOptions(), training=False)
+    env.reset()
+    generator = np.random.default_rng(0)
+    steps = [env.step(generator.integers(4, size=4)) for _ in range(300)]
+    assert any(step.ended.any() for step in steps)
+    assert all((step.terminated == step.ended).all() for step in steps)
+
+
+def test_the_cap_truncates_at_its_step_and_keeps_observations_intact():
+    env = Atari("pong", columns=2, seed=0, options=EnvOptions(max_frames=42), training=True)
+    first = env.reset()["obs"]
+    kept = first.copy()
+    flags = [env.step(np.zeros(2, np.int64)) for _ in range(13)]
+    assert [bool(step.truncated[0]) for step in flags] == [False] * 10 + [True] + [False] * 2
+    assert not any(step.terminated.any() for step in flags)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_seeds_repeat_and_differ():
+    def play(seed):
+        env = Atari("breakout", columns=2, seed=seed, options=EnvOptions(sticky=0.25), training=True)
+        frames = [env.reset()["obs"]]
+        frames += [env.step(np.array([t % 4, t % 3])).observation["obs"] for t in range(40)]
+        return np.stack(frames)
+
+    first = play(5)
+    np.testing.assert_array_equal(first, play(5))
+    assert (first != play(6)).any()
+
+
+@pytest.mark.parametrize(
+    ("rom", "options"),
+    [
+        ("breakout", EnvOptions(noop_max=0)),
+        ("seaquest", EnvOptions(noop_max=0, sticky=0.25, stack=2, max_frames=2001, frame_size=50)),
+        ("pong", EnvOptions(noop_max=0, grayscale=False, frame_skip=3, fire_reset=True)),
+    ],
+)
+def test_the_numpy_twin_sees_the_same_game(rom, options):
+    from retorq.envs.atari_single import AtariSingle
+
+    fast = Atari(rom, columns=1, seed=4, options=options, training=True)
+    slow = AtariSingle(rom, seed=4, options=options, training=True)
+    assert fast.spec == slow.spec
+    generator = np.random.default_rng(1)
+    pairs = [(fast.reset()["obs"], slow.reset()["obs"])]
+    ends = 0
+    for _ in range(600):
+        action = generator.integers(fast.spec.actions, size=1)
+        a, b = fast.step(action), slow.step(action)
+        for name in ("reward", "terminated", "truncated", "ended"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+        ends += a.ended.sum()
+        pairs.append((a.observation["obs"], b.observation["obs"]))
+    assert ends > 0 or rom == "pong"
+    gap = max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in pairs)
+    assert gap <= 1
+    assert slow.render().shape == (210, 160, 3)
+
+
+def test_without_ale_py_the_remedy_is_named():
+    code = (
+        "import sys; sys.modules['ale_py'] = None\n"
+        "from retorq.envs.make import make\n"
+        "make('ALE/Pong-v5', columns=1)"
+    )
+    done = run([sys.executable, "-c", code], env={"PYTHONPATH": "src"}, capture_output=True, text=True, check=False)
+    assert "UserError: Atari games need the package ale_py; install it with: pip install retorq[atari]" in done.stderr
+
+
+def test_options_are_checked():
+    with pytest.raises(UserError, match=r"env\.sticky is 1\.5; give a probability"):
+        EnvOptions(sticky=1.5)
+    with pytest.raises(UserError, match=r"env\.kwargs is .* not JSON"):
+        EnvOptions(kwargs="length=3")
+    with pytest.raises(UserError, match=r"env\.resize is 40, but ALE/Pong-v5 cannot use that option"):
+        Atari("pong", columns=1, seed=0, options=EnvOptions(resize=40), training=True)

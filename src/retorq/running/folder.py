@@ -1,0 +1,312 @@
+"""The folder of one run: what was asked for, with which versions, and who is using it. Imports no torch.
+
+``config.json`` (the identity of the run), ``command.txt`` (one line per start), ``versions.json`` and ``run.lock``; the
+checkpoints, logs and pictures beside them belong to other modules.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import uuid
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from retorq.types import Refused, UserError
+
+FORMAT = 1
+"""The layout of the run folder. A reader refuses a larger one."""
+
+CONFIG, COMMAND, VERSIONS, LOCK = "config.json", "command.txt", "versions.json", "run.lock"
+
+_PACKAGES = ("retorq", "torch", "numpy", "gymnasium", "ale_py")
+_ABSENT = "(not there)"
+
+
+class RunFolder:
+    """An open run folder; use ``create`` or ``open``, and ``close`` it (or ``with``) to let others use it.
+
+    Attributes:
+        path: The folder.
+        id: Random identity of the run, the same for its whole life.
+        stored: All of ``config.json``: ``agent, env, options, config, seed, format, id``.
+        resumed: Whether the run existed before.
+        notes: Sentences worth telling the user, such as versions that changed since the last start.
+    """
+
+    def __init__(self, path: Path, stored: Mapping[str, Any], lock: _Lock | None, *, resumed: bool) -> None:
+        self.path = path
+        self.stored = dict(stored)
+        self.id = str(stored["id"])
+        self.resumed = resumed
+        self.notes: list[str] = []
+        self._lock = lock
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        agent: str,
+        env: str,
+        seed: int,
+        options: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        command: Sequence[str] | None = None,
+        may_change: Collection[str] = (),
+    ) -> RunFolder:
+        """Make a run folder and lock it; where the same run exists already, go on with it.
+
+        Args:
+            path: Made with its parents if missing.
+            agent: Name of the algorithm.
+            env: Id of the environment.
+            seed: The run's seed.
+            options: Environment options (preprocessing).
+            config: Every field of the algorithm's ``Config``.
+            command: Words of the command line (default: ``sys.argv``).
+            may_change: Dotted fields (``"config.steps"``) that a resume may change; the new value is stored.
+
+        Raises:
+            Refused: The run is in use, has another config (the sentence lists the differences), or is from a newer
+                retorq; nothing is changed then.
+            UserError: The folder cannot be written, or holds something else.
+        """
+        path = Path(path)
+        asked = {"agent": agent, "env": env, "options": dict(options or {}), "config": dict(config or {}), "seed": seed}
+        asked = json.loads(json.dumps(asked, default=_plain))
+        _require_writable(path)
+        lock = _Lock(path / LOCK)
+        try:
+            resumed = (path / CONFIG).exists()
+            if resumed:
+                stored = _read_config(path)
+                changed = _require_same(path, stored, asked, may_change)
+                stored |= asked
+            else:
+                _require_empty(path)
+                stored, changed = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}, True
+            if changed:
+                _write_json(path / CONFIG, stored)
+            folder = cls(path, stored, lock, resumed=resumed)
+            folder._started(sys.argv if command is None else command)
+        except BaseException as error:
+            lock.release()
+            if isinstance(error, OSError):
+                raise UserError(f"run folder {path} cannot be written ({error.strerror}); choose another") from error
+            raise
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str, *, lock: bool = True, command: Sequence[str] | None = None) -> RunFolder:
+        """Open an existing run: to go on with it (``lock=True``) or only to read it (``lock=False``, changes nothing).
+
+        Raises:
+            UserError: There is no run at ``path``, or the folder cannot be written.
+            Refused: The run is in use, its config is damaged, or it is from a newer retorq.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            raise UserError(f"run {str(path)!r} does not exist: it has no {CONFIG}{_nearest(path)}")
+        if not lock:
+            return cls(path, _read_config(path), None, resumed=True)
+        _require_writable(path)
+        held = _Lock(path / LOCK)
+        try:
+            folder = cls(path, _read_config(path), held, resumed=True)
+            folder._started(sys.argv if command is None else command)
+        except BaseException as error:
+            held.release()
+            if isinstance(error, OSError):
+                raise UserError(f"run folder {path} cannot be written ({error.strerror}); free space there") from error
+            raise
+        return folder
+
+    def close(self) -> None:
+        """Unlock; safe to call twice."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _started(self, command: Sequence[str]) -> None:
+        with (self.path / COMMAND).open("a") as file:
+            file.write(shlex.join(command) + "\n")
+        now, earlier = versions(), _earlier_versions(self.path / VERSIONS)
+        if earlier and earlier[-1] != now:
+            changes = [f"{name} {was} → {now}" for name, was, now in differences(earlier[-1], now)]
+            self.notes.append(f"versions changed since the last start, numbers may differ: {', '.join(changes)}")
+        if not earlier or earlier[-1] != now:
+            _write_json(self.path / VERSIONS, {**now, "earlier": earlier})
+
+
+def default_path(env: str, agent: str, seed: int, base: Path | str = "runs") -> Path:
+    """``<base>/<env>-<agent>-<seed>``, with everything but letters, digits, ``_``, ``.`` and ``-`` made a dash."""
+    words = (re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-.")[:80] or "x" for word in (env, agent, str(seed)))
+    return Path(base) / "-".join(words)
+
+
+def versions() -> dict[str, Any]:
+    """Versions of Python and the packages that decide results (None: not installed), platform and processor count."""
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found | {"platform": platform.platform(), "cpu_count": os.cpu_count()}
+
+
+def differences(stored: Any, asked: Any, field: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two JSON values differ: ``(dotted field, stored, asked)``, in the order of the fields."""
+    if isinstance(stored, Mapping) and isinstance(asked, Mapping):
+        names = [*stored, *(name for name in asked if name not in stored)]
+        pairs = ((f"{field}.{name}".lstrip("."), stored.get(name, _ABSENT), asked.get(name, _ABSENT)) for name in names)
+        return [found for name, old, new in pairs for found in differences(old, new, name)]
+    # 1 == True in Python, but not for a flag.
+    same = stored == asked and isinstance(stored, bool) == isinstance(asked, bool)
+    return [] if same else [(field, stored, asked)]
+
+
+class _Lock:
+    """A file lock that the system releases when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+            self.release()
+            if not isinstance(error, BlockingIOError):
+                raise UserError(
+                    f"run folder {path.parent} cannot be locked ({error.strerror}); choose another"
+                ) from error
+            raise Refused(
+                f"run {str(path.parent)!r} is in use by process {holder or '(unknown)'}: stop that one first, or choose "
+                "another run folder"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        _held.add(self)
+
+    def release(self) -> None:
+        """Close the file, which releases the lock unless a copy of the descriptor lives elsewhere."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        _held.discard(self)
+
+
+_held: weakref.WeakSet[_Lock] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    # A forked worker that outlives a killed trainer must not keep its run locked.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def _require_writable(path: Path) -> None:
+    probe = path / f".probe-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"run folder {str(path)!r} cannot be written ({error.strerror}): choose another with --run"
+        ) from error
+
+
+def _require_empty(path: Path) -> None:
+    strangers = sorted(p.name for p in path.iterdir() if p.name not in (LOCK, f"{CONFIG}.tmp"))
+    if strangers:
+        raise UserError(
+            f"run folder {str(path)!r} has no {CONFIG} but holds {strangers[0]!r}: choose an empty or new one with --run"
+        )
+
+
+def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], may_change: Collection[str]) -> bool:
+    """Refuse another config; returns whether a field that may change did."""
+    found = differences({name: stored.get(name) for name in asked}, asked)
+    forbidden = [f"{field}: {was!r} → {now!r}" for field, was, now in found if field not in may_change]
+    if forbidden:
+        raise Refused(
+            f"run {str(path)!r} was made with another config (stored → asked): {'; '.join(forbidden)}; ask for the stored "
+            "values to go on with it, or choose another run folder"
+        )
+    return bool(found)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads((path / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"{path / CONFIG} cannot be read ({error}): put back a copy, or choose another run") from error
+    if not isinstance(stored, dict) or type(stored.get("format")) is not int or "id" not in stored:
+        raise Refused(f"{path / CONFIG} is not the config of a run: put back a copy, or choose another run")
+    if stored["format"] > FORMAT:
+        raise Refused(
+            f"run {str(path)!r} has format {stored['format']}, and this retorq reads up to {FORMAT}: update retorq"
+        )
+    return stored
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+
+
+def _earlier_versions(path: Path) -> list[dict[str, Any]]:
+    """What ``versions.json`` told of every earlier start that differed from the one before, oldest first."""
+    try:
+        stored = json.loads(path.read_bytes())
+        return [*stored.pop("earlier", []), stored]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def _nearest(path: Path) -> str:
+    try:
+        names = [p.name for p in path.parent.iterdir() if (p / CONFIG).is_file()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; perhaps you meant {str(path.parent / near[0])!r}" if near else ""
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be stored in {CONFIG}")

@@ -1,0 +1,63 @@
+"""Stopping politely: the first Ctrl-C or SIGTERM asks the loop to finish its step, a second Ctrl-C ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """True from the first SIGINT or SIGTERM on, while it is entered.
+
+    The handler only sets a flag: the loop finishes its step, saves, and leaves with exit code 75 (resumable). A second
+    SIGINT raises ``KeyboardInterrupt`` wherever the program is (a checkpoint being written is left unfinished, the
+    earlier ones are whole), and from then on the handlers that were there before answer. Repeated SIGTERM changes
+    nothing, because launchers repeat it. Signals reach the main thread only; entered in another one, this stays False
+    unless ``set`` is called.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._stop = False
+        self._interrupts = 0
+        self._before: dict[int, Any] = {}
+
+    def set(self, name: str = "request") -> None:
+        """Ask the loop to stop, as a signal would."""
+        self._stop, self.name = True, self.name or name
+
+    def __bool__(self) -> bool:
+        return self._stop
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.set(signal.Signals(number).name)
+        if number != signal.SIGINT:
+            return
+        self._interrupts += 1
+        if self._interrupts > 1:
+            self._restore()
+            raise KeyboardInterrupt
+        # print() is not safe inside a handler; a raw write is.
+        os.write(2, b"\nfinishing this step and saving; Ctrl-C again to stop at once\n")
+
+    def _restore(self) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            # None: it was installed by C code, which Python cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

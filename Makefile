@@ -49,18 +49,19 @@ clean: ## remove the environment, caches and builds; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/bin/python:
+$(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "retorq needs Python 3.11 or newer; $(PYTHON) was not found: install it, or name another with make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "retorq needs Python 3.11 or newer, and $(PYTHON) is %d.%d: install a newer one and name it with make PYTHON=python3.12" % sys.version_info[:2])'
 	@echo "setting up $(VENV) (once; PyTorch is the large part)"
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@
 
-$(VENV)/.ready-train: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.ready-train: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "installing retorq with the versions of constraints.txt"
 	@$(INSTALL) '.[atari,video,log]'
 	@touch $@
 
-$(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "installing retorq and its development tools with the versions of constraints.txt"
 	@$(INSTALL) '.[atari,video,log,plot,dev]'
 	@touch $@ $(VENV)/.ready-train

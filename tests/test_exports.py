@@ -1,0 +1,48 @@
+"""The public names: what `__all__` says is what there is, each resolves, each is documented."""
+
+import inspect
+import re
+import types
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import retorq
+
+ROOT = Path(__file__).parents[1]
+NAMES = list(getattr(retorq, "__all__", []))
+
+
+def test_all_lists_each_public_name_once() -> None:
+    assert {"train", "load", "__version__"} <= set(NAMES)
+    assert sorted(set(NAMES)) == sorted(NAMES)
+    modules = {name for name, value in vars(retorq).items() if isinstance(value, types.ModuleType)}
+    public = {name for name in dir(retorq) if not name.startswith("_")} - modules - {"annotations"}
+    assert public == set(NAMES) - {"__version__"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_is_documented(name: str) -> None:
+    value = getattr(retorq, name)
+    if callable(value):
+        assert inspect.getdoc(value)
+        assert value.__module__.startswith("retorq")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert stated is not None
+    assert retorq.__version__ == stated[1]
+    assert version("retorq") == stated[1]
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        retorq.no_such_name  # noqa: B018
+
+
+def test_the_readme_uses_names_that_exist() -> None:
+    used = set(re.findall(r"\bretorq\.(\w+)\(", (ROOT / "README.md").read_text()))
+    assert used
+    assert used <= set(NAMES)

@@ -18,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install $(QUIET) --no-compile --disable-pip-vers
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check format slow bench clean
+.PHONY: help train test check format slow oracle bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,10 @@ format: $(VENV)/.ready-test ## rewrite the sources in the project's format, and 
 
 slow: $(VENV)/.ready-test ## the slow tests: agents that must learn their tasks
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m slow $(ARGS)
+
+oracle: $(VENV)/.ready-test ## the formulas against an independent implementation (rlax, which brings jax)
+	@$(INSTALL) '.[oracle]'
+	$(TEST_ENV) $(BIN)/python -m pytest -q tests/ops $(ARGS)
 
 bench: $(VENV)/.ready-train ## measure this machine; every number has its csv in benchmarks/
 	$(BIN)/retorq bench all $(ARGS)

@@ -113,11 +113,7 @@ def test_the_numpy_twin_sees_the_same_game(rom, options):
 
 
 def test_without_ale_py_the_remedy_is_named():
-    code = (
-        "import sys; sys.modules['ale_py'] = None\n"
-        "from retorq.envs.make import make\n"
-        "make('ALE/Pong-v5', columns=1)"
-    )
+    code = "import sys; sys.modules['ale_py'] = None\nfrom retorq.envs.make import make\nmake('ALE/Pong-v5', columns=1)"
     done = run([sys.executable, "-c", code], env={"PYTHONPATH": "src"}, capture_output=True, text=True, check=False)
     assert "UserError: Atari games need the package ale_py; install it with: pip install retorq[atari]" in done.stderr
 

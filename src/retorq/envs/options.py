@@ -17,7 +17,7 @@ ATARI_FIELDS = frozenset(
 )  # fmt: skip
 TOY_FIELDS = frozenset({"flicker", "kwargs"})
 GYM_FIELDS = frozenset(
-    {"flicker", "kwargs", "grayscale", "resize", "max_episode_steps", "step_time_limit", "workers", "vector"}
+    {"flicker", "kwargs", "grayscale", "resize", "drop", "max_episode_steps", "step_time_limit", "workers", "vector"}
 )
 
 
@@ -54,6 +54,8 @@ class EnvOptions:
     """Toys, Gymnasium: arguments of the environment's constructor as a JSON object (a mapping is accepted too)."""
     resize: int = 0
     """Gymnasium: height and width to which images are resized by area averaging; 0 leaves them as they are."""
+    drop: str = ""
+    """Gymnasium: keys of a Dict observation to leave out, separated by commas (texts must be left out)."""
     max_episode_steps: int = 0
     """Gymnasium: truncate episodes after this many steps; 0 keeps the environment's own limit."""
     step_time_limit: float = 60.0
@@ -108,6 +110,6 @@ class EnvOptions:
                 )
 
 
-def dataclass_from_json(text: str) -> EnvOptions:
+def options_from_json(text: str) -> EnvOptions:
     """The inverse of ``json.dumps(dataclasses.asdict(options))``, for worker processes."""
     return EnvOptions(**json.loads(text))

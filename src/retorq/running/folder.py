@@ -91,6 +91,7 @@ class RunFolder:
         asked = {"agent": agent, "env": env, "options": dict(options or {}), "config": dict(config or {}), "seed": seed}
         asked = json.loads(json.dumps(asked, default=_plain))
         _require_writable(path)
+        _require_own(path)
         lock = _Lock(path / LOCK)
         try:
             resumed = (path / CONFIG).exists()
@@ -99,7 +100,6 @@ class RunFolder:
                 changed = _require_same(path, stored, asked, may_change)
                 stored |= asked
             else:
-                _require_empty(path)
                 stored, changed = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}, True
             if changed:
                 _write_json(path / CONFIG, stored)
@@ -204,8 +204,8 @@ class _Lock:
                     f"run folder {path.parent} cannot be locked ({error.strerror}); choose another"
                 ) from error
             raise Refused(
-                f"run {str(path.parent)!r} is in use by process {holder or '(unknown)'}: stop that one first, or choose "
-                "another run folder"
+                f"run {str(path.parent)!r} is in use by process {holder or '(unknown)'}: stop that one first, or "
+                "choose another run folder"
             ) from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -243,11 +243,14 @@ def _require_writable(path: Path) -> None:
         ) from error
 
 
-def _require_empty(path: Path) -> None:
-    strangers = sorted(p.name for p in path.iterdir() if p.name not in (LOCK, f"{CONFIG}.tmp"))
+def _require_own(path: Path) -> None:
+    """Refuse to scatter a run's files among someone else's; a start that was killed early may have left its own."""
+    own = {CONFIG, COMMAND, VERSIONS, LOCK, f"{CONFIG}.tmp", f"{VERSIONS}.tmp"}
+    strangers = [] if (path / CONFIG).exists() else sorted(p.name for p in path.iterdir() if p.name not in own)
     if strangers:
         raise UserError(
-            f"run folder {str(path)!r} has no {CONFIG} but holds {strangers[0]!r}: choose an empty or new one with --run"
+            f"run folder {str(path)!r} has no {CONFIG} but holds {strangers[0]!r}: choose an empty or new one "
+            "with --run"
         )
 
 
@@ -257,8 +260,8 @@ def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any
     forbidden = [f"{field}: {was!r} → {now!r}" for field, was, now in found if field not in may_change]
     if forbidden:
         raise Refused(
-            f"run {str(path)!r} was made with another config (stored → asked): {'; '.join(forbidden)}; ask for the stored "
-            "values to go on with it, or choose another run folder"
+            f"run {str(path)!r} was made with another config (stored → asked): {'; '.join(forbidden)}; ask for the "
+            "stored values to go on with it, or choose another run folder"
         )
     return bool(found)
 

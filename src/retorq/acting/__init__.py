@@ -1,0 +1,1 @@
+"""Acting: exploration, the actor that plays, and the pools that hold actors."""

@@ -1,0 +1,252 @@
+"""Actor: plays all columns of a vector environment with a network and writes down every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from retorq.acting.explore import Explore
+from retorq.nn.network import Network
+from retorq.types import Episode, Inputs, Trajectory, Tree, VectorEnv
+
+Chunk = tuple[np.ndarray, Trajectory]
+"""Columns ``[b]`` and their rows ``[T, b]``."""
+
+
+class Actor:
+    """Owns environments, memory, exploration and its generators; the network is somebody else's.
+
+    Args:
+        env: The columns to play.
+        network: Acts; its parameters may change between calls.
+        explore: Probability of a random action per column.
+        total: Agent steps of the whole run, for the exploration schedule.
+        stack: Images to stack on the channel axis.
+        samples: Quantile samples to act with (None: the head's own number).
+        precision: ``"bf16"`` for matrix products in bfloat16.
+        device: Where the network is.
+        seed: One seed for environments, random actions and quantile fractions.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        network: Network,
+        explore: Explore,
+        *,
+        total: int,
+        stack: int = 1,
+        samples: int | None = None,
+        precision: str = "fp32",
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.env, self.network, self.explore, self.total = env, network, explore, total
+        self.stack, self.samples, self.precision, self.seed = stack, samples, precision, seed
+        self.device = torch.device(device)
+        self.generator = np.random.default_rng(seed)
+        self.fractions = torch.Generator(self.device).manual_seed(seed)
+        self.columns = np.arange(env.columns)
+        self.steps = 0
+        self.episodes: list[Episode] = []
+        self.values: torch.Tensor | None = None
+        self.state: Tree = {}
+        self._now: dict[str, np.ndarray] = {}
+        self.observation: Tree = {}
+        self.stacks: Tree = {}
+
+    def start(self) -> None:
+        """Begin a new game in every column."""
+        observation = self.env.reset(self.seed)
+        n = self.env.columns
+        self._now = {
+            "first": np.ones(n, bool),
+            "last": np.zeros(n, bool),
+            "elapsed": np.zeros(n, np.int32),
+            "previous_action": np.zeros(n, np.int64),
+            "previous_reward": np.zeros(n, np.float32),
+            "score": np.zeros(n, np.float64),
+        }
+        self.state = self.network.initial_state(n, self.device)
+        self._see(observation, np.ones(n, bool))
+
+    def _see(self, observation: Tree, begun: np.ndarray) -> None:
+        """Take the next observation; where a game has ``begun``, older stacked images become zeros."""
+        self.observation = {name: np.array(value) for name, value in observation.items()}
+        if self.stack == 1:
+            return
+        for name, leaf in self.env.spec.observation.items():
+            if leaf.kind == "image":
+                new = self.observation[name]
+                old = self.stacks.get(name, np.zeros((len(new), self.stack, *new.shape[1:]), new.dtype))
+                old = np.where(begun.reshape(-1, *([1] * (old.ndim - 1))), 0, old)
+                self.stacks[name] = np.concatenate([old[:, 1:], new[:, None]], axis=1)
+
+    def _inputs(self) -> Inputs:
+        """This row as the network sees it, ``[1, B, ...]`` on the device."""
+        seen = {
+            name: self.stacks[name].reshape(len(value), -1, *value.shape[2:]) if name in self.stacks else value
+            for name, value in self.observation.items()
+        }
+        row = Inputs(observation=seen, **{k: self._now[k].copy() for k in _INPUT_FIELDS})
+        return row.map(lambda a: torch.from_numpy(a).unsqueeze(0).to(self.device))
+
+    def act(self) -> np.ndarray:
+        """Run the network on this row and choose actions ``[B]``; memory moves on even where the action is random."""
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features, state = self.network.unroll(self._inputs(), self.state, self.fractions)
+            values = self.network.head(features, self.samples, self.fractions)
+        self.values = values.mean()[0].float()
+        self._next_state = state
+        greedy = self.values.argmax(-1).cpu().numpy()
+        epsilon = self.explore.epsilon(self.steps, self.total)
+        chance = self.generator.random(len(greedy))
+        random = self.generator.integers(self.env.spec.actions, size=len(greedy))
+        return np.where(chance < epsilon, random, greedy)
+
+    def collect(self, steps: int = 1) -> list[Chunk]:
+        """Do ``steps`` vector steps; returns the rows, oldest first."""
+        if not self._now:
+            self.start()
+        return [chunk for _ in range(steps) for chunk in self._step()]
+
+    def _step(self) -> list[Chunk]:
+        now, n = self._now, self.env.columns
+        action = self.act()
+        step = self.env.step(action)
+        broken = step.broken if step.broken is not None else np.zeros(n, bool)
+        final_row = now["last"] | broken
+        live = ~final_row
+        reward = np.where(live, step.reward, 0).astype(np.float32)
+        row = Trajectory(
+            inputs=self._row(self.observation),
+            action=np.where(live, action, 0)[None],
+            reward=reward[None],
+            terminated=(step.terminated & live)[None],
+            truncated=((step.truncated & live) | broken)[None],
+            last=final_row[None],
+            extras=self._extras(self.state),
+        )
+        self.steps += int(live.sum())
+        now["score"] += reward
+        self._advance(action, reward, live)
+        self.state = self._next_state
+        ended = step.ended & live
+        self._count(ended, broken & ~now["last"])
+        chunks = [(self.columns, row)]
+        if step.final is not None and ended.any():
+            chunks.append(self._final_rows(np.flatnonzero(ended), step.final))
+        begun = now["last"] | broken | (ended if step.final is not None else np.zeros(n, bool))
+        self._begin(begun)
+        now["first"] = begun | (step.terminated & live & ~step.ended)
+        now["last"] = ended if step.final is None else np.zeros(n, bool)
+        now["previous_action"] = np.where(now["first"], 0, now["previous_action"])
+        now["previous_reward"] = np.where(now["first"], 0, now["previous_reward"]).astype(np.float32)
+        self._see(step.observation, begun)
+        return chunks
+
+    def _row(self, observation: Tree) -> Inputs:
+        """This row as it is stored, ``[1, B, ...]``: single images, not stacks."""
+        return Inputs(observation=dict(observation), **{k: self._now[k].copy() for k in _INPUT_FIELDS}).map(lambda a: a[None])
+
+    def _extras(self, state: Tree) -> Tree:
+        return {f"state.{name}": value.unsqueeze(0) for name, value in state.items()}
+
+    def _advance(self, action: np.ndarray, reward: np.ndarray, live: np.ndarray) -> None:
+        now = self._now
+        now["elapsed"] = now["elapsed"] + live.astype(np.int32)
+        now["previous_action"] = np.where(live, action, 0)
+        now["previous_reward"] = reward
+
+    def _count(self, ended: np.ndarray, cut: np.ndarray) -> None:
+        """Note the games that are over; ``cut`` ones broke off."""
+        for column in np.flatnonzero(ended | cut):
+            self.episodes.append(
+                Episode(
+                    score=float(self._now["score"][column]),
+                    length=int(self._now["elapsed"][column]),
+                    column=int(column),
+                    step=self.steps,
+                    cut=bool(cut[column]),
+                )
+            )
+
+    def _final_rows(self, columns: np.ndarray, final: Tree) -> Chunk:
+        """The last observations of games whose environment has already begun the next one."""
+        flags = np.zeros((1, len(columns)), bool)
+        now = {k: self._now[k][columns][None] for k in ("elapsed", "previous_action", "previous_reward")}
+        inputs = Inputs(observation={k: np.array(v[columns])[None] for k, v in final.items()}, first=flags, **now)
+        row = Trajectory(
+            inputs=inputs,
+            action=np.zeros_like(now["previous_action"]),
+            reward=np.zeros_like(now["previous_reward"]),
+            terminated=flags,
+            truncated=flags,
+            last=~flags,
+            extras=self._extras({k: v[torch.from_numpy(columns).to(v.device)] for k, v in self.state.items()}),
+        )
+        return columns, row
+
+    def _begin(self, begun: np.ndarray) -> None:
+        """A new game: the clock and the score start at zero."""
+        self._now["elapsed"] = np.where(begun, 0, self._now["elapsed"]).astype(np.int32)
+        self._now["score"] = np.where(begun, 0.0, self._now["score"])
+
+    def cut(self) -> list[Chunk]:
+        """Close every open stream with its current observation and begin new games (a resume without the games)."""
+        now = self._now
+        zeros = np.zeros((1, self.env.columns), bool)
+        row = Trajectory(
+            inputs=self._row(self.observation),
+            action=np.zeros((1, self.env.columns), np.int64),
+            reward=np.zeros((1, self.env.columns), np.float32),
+            terminated=zeros,
+            truncated=~zeros,
+            last=~zeros,
+            extras=self._extras(self.state),
+        )
+        self._count(np.zeros(self.env.columns, bool), ~now["last"])
+        self.seed = int(self.generator.integers(2**31))
+        self.start()
+        return [(self.columns, row)]
+
+    def drain(self) -> list[Episode]:
+        """Games finished since the last call."""
+        done, self.episodes = self.episodes, []
+        return done
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and plain numbers: the row in hand, memory, generators; the environments if they can be saved."""
+        arrays = {f"now.{k}": v for k, v in self._now.items()}
+        arrays |= {f"observation.{k}": v for k, v in self.observation.items()}
+        arrays |= {f"stack.{k}": v for k, v in self.stacks.items()}
+        arrays |= {f"environment.{k}": v for k, v in (self.env.state_dict() or {}).items()}
+        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+        tensors |= {f"state.{k}": v.cpu() for k, v in self.state.items()}
+        tensors["generator.fractions"] = self.fractions.get_state()
+        return tensors, {"steps": self.steps, "seed": self.seed, "generator": self.generator.bit_generator.state}
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
+        """Put back ``state_dict``; False if the environments could not be (then call ``cut``)."""
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self._now = {k: v.numpy().copy() for k, v in part("now.").items()}
+        self.observation = {k: v.numpy().copy() for k, v in part("observation.").items()}
+        self.stacks = {k: v.numpy().copy() for k, v in part("stack.").items()}
+        self.state = {k: v.to(self.device) for k, v in part("state.").items()}
+        self.fractions.set_state(tensors["generator.fractions"].cpu())
+        self.steps, self.seed = int(numbers["steps"]), int(numbers["seed"])
+        self.generator.bit_generator.state = numbers["generator"]
+        environment = part("environment.")
+        if environment:
+            self.env.reset(self.seed)
+            self.env.load_state_dict({k: v.numpy() for k, v in environment.items()})
+        return bool(environment) or not self._now
+
+
+_INPUT_FIELDS = ("previous_action", "previous_reward", "elapsed", "first")

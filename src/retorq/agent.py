@@ -1,0 +1,50 @@
+"""Agent: the bill of materials of one algorithm. A record, not a builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from retorq.acting.explore import Explore
+from retorq.learner import Learner
+from retorq.nn.network import Network
+from retorq.replay.replay import Replay
+from retorq.replay.storage import Layout
+from retorq.replay.windows import Window
+from retorq.types import EnvSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """What an algorithm file composes and the training loop runs.
+
+    ``learner(device=, seed=)`` and ``replay(device=, seed=)`` make those parts (replay allocates its memory then).
+    ``samples_per_step`` is the replay ratio: rows trained per step acted. ``warmup`` is in agent steps; ``publish_period``
+    in updates. ``notes`` are sentences about choices made by themselves, printed at the start of a run.
+    """
+
+    name: str
+    config: Any
+    spec: EnvSpec
+    network: Network
+    learner: Callable[..., Learner]
+    replay: Callable[..., Replay]
+    explore: Explore
+    layout: Layout
+    window: Window
+    columns: int
+    batch_size: int
+    samples_per_step: float
+    warmup: int
+    capacity: int
+    publish_period: int = 1
+    stack: int = 1
+    action_samples: int | None = None
+    precision: str = "fp32"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows an update trains on (burn-in and target rows are not counted)."""
+        return self.batch_size * self.window.length

@@ -1,0 +1,160 @@
+"""Learner: the online network, its target, the optimiser, and the one place where a batch becomes an update."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retorq.nn.network import Network
+from retorq.types import Batch, LossOutput
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Loss(Protocol):
+    """Anything that turns two networks and a batch into per-row losses."""
+
+    def __call__(
+        self, online: Network, target: Network, batch: Batch, generator: torch.Generator | None = None
+    ) -> LossOutput: ...
+
+
+class Learner:
+    """Loss, mask, weights, backward, clip, step and target copy, in this one place.
+
+    Args:
+        network: The online network (moved to ``device``); the target starts as its copy.
+        loss: Called as ``loss(online, target, batch, generator)``.
+        learning_rate: Step size of Adam at progress 0.
+        adam_epsilon: Adam's epsilon.
+        anneal: Decay the learning rate linearly to 0 over the run.
+        clip_gradient: Global L2 norm to clip gradients to.
+        target_period: Updates between hard copies into the target.
+        time_reduction: ``"mean"`` over all unmasked rows, or ``"sum"`` over time and mean over windows (R2D2).
+        precision: ``"bf16"`` runs matrix products in bfloat16; values, losses, targets and weights stay float32.
+        compile: Compile the inner step with ``torch.compile``; on CUDA this also captures it in a CUDA graph.
+        device: Where to learn.
+        seed: Seed of the generator that draws quantile fractions.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        *,
+        learning_rate: float,
+        adam_epsilon: float,
+        anneal: bool = False,
+        clip_gradient: float = 40.0,
+        target_period: int = 125,
+        time_reduction: Literal["mean", "sum"] = "mean",
+        precision: Precision = "fp32",
+        compile: bool = False,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.device = torch.device(device)
+        self.online = network.to(self.device)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.loss, self.learning_rate, self.anneal = loss, learning_rate, anneal
+        self.clip_gradient, self.target_period, self.time_reduction = clip_gradient, target_period, time_reduction
+        self.precision = precision
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        on_gpu = self.device.type == "cuda"
+        self.optimiser = torch.optim.Adam(
+            self.online.parameters(),
+            lr=torch.tensor(learning_rate, device=self.device) if on_gpu else learning_rate,
+            eps=adam_epsilon,
+            fused=True,
+        )
+        self.updates = 0
+        self.skipped_in_a_row = torch.zeros((), device=self.device)
+        # Default (unseeded-generator) draws inside the step keep it capturable; see docs/architecture.md.
+        self._generator = None if compile else self.generator
+        self._inner: Callable[[Batch], dict[str, Tensor]] = (
+            torch.compile(self._loss_and_gradients, mode="reduce-overhead" if on_gpu else "default")
+            if compile
+            else self._loss_and_gradients
+        )
+
+    def _loss_and_gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """A function of tensors only: nothing here waits for the device."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            output = self.loss(self.online, self.target, batch, self._generator)
+        weighted = output.loss.float() * output.mask * batch.weight
+        if self.time_reduction == "sum":
+            total = weighted.sum(0).mean()
+        else:
+            total = weighted.sum() / output.mask.sum().clamp(min=1)
+        total.backward()  # type: ignore[no-untyped-call]
+        return {"loss": total.detach(), "error": output.error.float(), "mask": output.mask, **output.metrics}
+
+    def update(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Learn from one batch; ``progress`` in [0, 1] is the share of the run done.
+
+        Returns error and mask ``[T, B]`` and scalar metrics, all still on the device. A non-finite loss or gradient
+        changes no weight and is counted in the metric ``skipped`` (how many in a row).
+        """
+        self.set_learning_rate(progress)
+        self.optimiser.zero_grad(set_to_none=True)
+        metrics = self._inner(batch)
+        norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
+        bad = (~torch.isfinite(norm) | ~torch.isfinite(metrics["loss"])).float()
+        self.optimiser.found_inf = bad  # the fused optimiser skips the step where this is 1, without a round trip
+        self.optimiser.grad_scale = None
+        self.optimiser.step()
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
+        self.updates += 1
+        if self.updates % self.target_period == 0:
+            self.sync_target()
+        error, mask = metrics.pop("error"), metrics.pop("mask")
+        return error, mask, metrics | {"gradient_norm": norm, "skipped": self.skipped_in_a_row}
+
+    def set_learning_rate(self, progress: float) -> None:
+        """Linear decay to 0 over the run, or constant."""
+        rate = self.learning_rate * (max(0.0, 1.0 - progress) if self.anneal else 1.0)
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def sync_target(self) -> None:
+        """Hard copy of the online weights into the target."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.target.parameters()), list(self.online.parameters()))
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors (online, target, Adam's moments, generator) and plain numbers, apart because they are saved apart."""
+        tensors = {f"online.{k}": v for k, v in self.online.state_dict().items()}
+        tensors |= {f"target.{k}": v for k, v in self.target.state_dict().items()}
+        for name, parameter in self.online.named_parameters():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{key}.{name}"] = torch.as_tensor(value)
+        tensors["generator"] = self.generator.get_state()
+        return {k: v.detach().cpu() for k, v in tensors.items()}, {"updates": self.updates}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Put back ``state_dict``."""
+        for prefix, module in (("online.", self.online), ("target.", self.target)):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        for name, parameter in self.online.named_parameters():
+            saved = {
+                k.split(".")[1]: v for k, v in tensors.items() if k.startswith("optimiser.") and k.split(".", 2)[2] == name
+            }
+            if saved:
+                self.optimiser.state[parameter] = {
+                    k: v.to(self.device) if k != "step" or self.device.type == "cuda" else v for k, v in saved.items()
+                }
+        self.generator.set_state(tensors["generator"].cpu())
+        self.updates = int(numbers["updates"])
+
+
+def seeds(seed: int, count: int) -> list[int]:
+    """Independent seeds for the parts of a run, from the one seed the user gives."""
+    return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(count)]

@@ -1,0 +1,116 @@
+"""Q-learning, for every kind of value, with or without memory: one loss for the whole family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from retorq.nn.cores import Features
+from retorq.nn.network import Network, clip_reward
+from retorq.ops.returns import n_step
+from retorq.types import Batch, Inputs, LossOutput, Tree
+from retorq.values import greedy
+
+
+@dataclass(frozen=True, kw_only=True)
+class QLearning:
+    """n-step (double) Q-learning on windows of ``burn_in + length + n`` rows.
+
+    Target of row t: ``h(R + g * h_inverse(Z_target(row index, a*)))`` with the n-step return ``R`` of clipped rewards,
+    the remaining discount ``g`` and the row ``index`` to bootstrap from (``ops.returns.n_step``); ``a*`` maximises the
+    mean of the online values (double, van Hasselt et al. 2016) or of the target's own. The online network is unrolled
+    once; its last ``n`` rows, needed only to choose actions, run without gradient.
+
+    ``error`` is what priorities are made of: ``"td"`` the mean absolute error, ``"loss"`` the loss itself.
+    """
+
+    burn_in: int = 0
+    length: int = 1
+    n: int = 1
+    gamma: float = 0.99
+    double: bool = False
+    clip: str = "sign"
+    rescale: float = 0.0
+    kappa: float = 1.0
+    error: str = "td"
+    target_samples: int | None = None
+    action_samples: int | None = None
+
+    def __call__(
+        self, online: Network, target: Network, batch: Batch, generator: torch.Generator | None = None
+    ) -> LossOutput:
+        """Loss, error and mask ``[length, B]``; no gradient reaches the target."""
+        rows = batch.trajectory.map(lambda a: a[self.burn_in :])
+        discount = self.gamma * (~rows.terminated).float()
+        reward, remaining, index = (
+            x[: self.length] for x in n_step(clip_reward(rows.reward, self.clip), discount, rows.last, self.n)
+        )
+        unroll = self._sequences if online.recurrent else self._transitions
+        learned, ahead, ahead_target = unroll(online, target, batch, index, generator)
+
+        values = online.head(learned, generator=generator)
+        with torch.no_grad():
+            chooser = online.head(ahead, self.action_samples, generator) if self.double else None
+            bootstrap = target.head(ahead_target, self.target_samples, generator)
+            if chooser is None:
+                # An own draw for the choice, so that the chosen samples are not the ones that flattered it.
+                chooser = target.head(ahead_target, self.action_samples, generator)
+            goal = bootstrap.bellman(greedy(chooser), reward, remaining, self.rescale)
+        loss, error = values.regress(rows.action[: self.length], goal, self.kappa)
+        mask = ~rows.last[: self.length]
+        return LossOutput(
+            loss=loss,
+            error=loss.detach() if self.error == "loss" else error,
+            mask=mask,
+            metrics={"q_mean": _masked_mean(values.mean().detach().amax(-1), mask), "td": _masked_mean(error, mask)},
+        )
+
+    def _sequences(
+        self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None
+    ) -> tuple[Features, Features, Features]:
+        """Features of the learned rows, and of each one's bootstrap row by both networks, from one unroll each."""
+        inputs, length = batch.trajectory.inputs, self.length
+        mine, other = self._burned_in(online, target, inputs, batch.state, generator)
+        inputs = inputs.map(lambda a: a[self.burn_in :])
+        learned, mine = online.unroll(inputs.map(lambda a: a[:length]), mine, generator)
+        with torch.no_grad():
+            theirs, _ = target.unroll(inputs, other, generator)
+            everything = learned.detach()
+            if self.double:
+                rest, _ = online.unroll(inputs.map(lambda a: a[length:]), _detach(mine), generator)
+                everything = everything.join(rest)
+            ahead = everything.take(index) if self.double else theirs.rows(0, 0)
+        return learned, ahead, theirs.take(index)
+
+    def _burned_in(
+        self, online: Network, target: Network, inputs: Inputs, state: Tree, generator: torch.Generator | None
+    ) -> tuple[Tree, Tree]:
+        """States after the burn-in rows: each network from the same stored state with its own weights, no gradient."""
+        if self.burn_in == 0:
+            return state, state
+        before = inputs.map(lambda a: a[: self.burn_in])
+        with torch.no_grad():
+            return online.unroll(before, state, generator)[1], target.unroll(before, state, generator)[1]
+
+    def _transitions(
+        self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None
+    ) -> tuple[Features, Features, Features]:
+        """Without memory only two rows of a window matter: the first and the one to bootstrap from."""
+        columns = torch.arange(index.shape[1], device=index.device)
+        inputs = batch.trajectory.inputs
+        learned, _ = online.unroll(inputs.map(lambda a: a[:1]), {}, generator)
+        following = inputs.map(lambda a: a[index[0], columns].unsqueeze(0))
+        with torch.no_grad():
+            theirs, _ = target.unroll(following, {}, generator)
+            ahead = online.unroll(following, {}, generator)[0] if self.double else theirs
+        return learned, ahead, theirs
+
+
+def _detach(state: Tree) -> Tree:
+    return {name: value.detach() for name, value in state.items()}
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,102 @@
+"""A network is a torso, a core and a head, with what else the core reads beside the observation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from retorq.nn.cores import Features, LSTM, QuantileLSTM, Stateless
+from retorq.nn.heads import ImplicitQuantile, Scalar
+from retorq.nn.torsos import Torso
+from retorq.types import Inputs, Tree
+from retorq.values import ActionValues
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What the core reads beside the torso's features.
+
+    ``action``: the previous action, one-hot (zeros on the first row of an episode). ``reward``: the previous reward,
+    clipped the way the loss clips it (zero on the first row). ``time``: agent steps since the game began over
+    ``time_scale``, at most 1.
+    """
+
+    actions: int
+    action: bool = False
+    reward: bool = False
+    time: bool = False
+    time_scale: float = 100_000.0
+    clip: str = "sign"
+
+    @property
+    def size(self) -> int:
+        """Number of extra features."""
+        return self.actions * self.action + self.reward + self.time
+
+    def encode(self, inputs: Inputs) -> Tensor | None:
+        """``[T, B, size]`` float32, or None if there are none."""
+        parts: list[Tensor] = []
+        begun = (~inputs.first).unsqueeze(-1).float()
+        if self.action:
+            parts.append(nn.functional.one_hot(inputs.previous_action.long(), self.actions) * begun)
+        if self.reward:
+            parts.append(clip_reward(inputs.previous_reward, self.clip).unsqueeze(-1) * begun)
+        if self.time:
+            parts.append((inputs.elapsed.float() / self.time_scale).clamp(max=1.0).unsqueeze(-1))
+        return torch.cat(parts, dim=-1) if parts else None
+
+
+def clip_reward(reward: Tensor, clip: str) -> Tensor:
+    """``"sign"``: -1, 0 or 1 (the seed's); ``"clip"``: into [-1, 1] (Mnih et al. 2015); ``"none"``: as it is."""
+    if clip == "none":
+        return reward
+    return reward.sign() if clip == "sign" else reward.clamp(-1.0, 1.0)
+
+
+class Network(nn.Module):
+    """Torso, core and head. ``unroll`` runs rows in time; ``head`` values features and may be called again."""
+
+    def __init__(self, torso: Torso, core: Stateless | LSTM | QuantileLSTM, head: Scalar | ImplicitQuantile, extras: Extras) -> None:
+        super().__init__()
+        self.torso, self.core, self._head, self.extras = torso, core, head, extras
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether rows depend on the rows before them."""
+        return self.core.recurrent
+
+    def initial_state(self, columns: int, device: torch.device | str = "cpu") -> Tree:
+        """The memory at the start of an episode, one row per column."""
+        return self.core.initial_state(columns, device)
+
+    def unroll(
+        self, inputs: Inputs, state: Tree, generator: torch.Generator | None = None
+    ) -> tuple[Features, Tree]:
+        """Features of rows ``[T, B]`` and the state after them, from the state before them."""
+        x = self.torso(inputs.observation)
+        extras = self.extras.encode(inputs)
+        if extras is not None:
+            x = torch.cat([x, extras.to(x.dtype)], dim=-1)
+        outputs: tuple[Features, Tree] = self.core(x, inputs.first, state, generator)
+        return outputs
+
+    def head(
+        self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
+    ) -> ActionValues:
+        """Values of all actions; fresh quantile fractions on every call."""
+        values: ActionValues = self._head(features, samples, generator)
+        return values
+
+    def forward(self, inputs: Inputs, state: Tree, generator: torch.Generator | None = None) -> tuple[ActionValues, Tree]:
+        """``unroll`` and ``head`` in one call."""
+        features, state = self.unroll(inputs, state, generator)
+        return self.head(features, generator=generator), state
+
+
+def zero_biases(network: nn.Module) -> None:
+    """Set the biases of all linear and convolution layers to zero (the seed's initialisation)."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,82 @@
+"""An LSTM's loop over time, written out, with its own backward pass.
+
+Two things make it fast: the product of all inputs with the input weights is done before the loop in one matrix
+multiplication, and the gradient of the recurrent weights is one multiplication after it instead of one per row.
+Resets inside a sequence are a mask of static shape, so the loop can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Recurrence(torch.autograd.Function):
+    """``(gates [T,B,4H], weight [4H,H], h [B,H], c [B,H], keep [T,B,1]) -> (outputs [T,B,H], h, c)``.
+
+    ``gates`` holds the input products with the bias, in the order input, forget, output, cell. ``keep`` is 0 where the
+    memory is cleared before the row is read, else 1. Products run in the data type of ``gates``; the cell state, the
+    gates' activations and everything in the backward loop but its products stay in float32.
+    Equations: Hochreiter and Schmidhuber 1997 with forget gates (Gers et al. 2000).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: Tensor, weight: Tensor, h: Tensor, c: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the loop; keeps what the backward pass needs."""
+        rows, columns, width = gates.shape
+        size = width // 4
+        products = gates.dtype
+        transposed = weight.to(products).t()
+        h, c = h.float(), c.float()
+        activations = gates.new_empty(rows, columns, width, dtype=torch.float32)
+        outputs, cells, squashed = (gates.new_empty(rows, columns, size, dtype=torch.float32) for _ in range(3))
+        h_before = gates.new_empty(rows, columns, size, dtype=products)
+        for t in range(rows):
+            h_before[t] = h * keep[t]
+            torch.mul(c, keep[t], out=cells[t])
+            a = activations[t]
+            torch.add(torch.mm(h_before[t], transposed), gates[t], out=a)
+            a[:, : 3 * size].sigmoid_()
+            a[:, 3 * size :].tanh_()
+            i, f, o, g = a.split(size, dim=1)
+            c = torch.addcmul(f * cells[t], i, g)
+            torch.tanh(c, out=squashed[t])
+            h = torch.mul(o, squashed[t], out=outputs[t])
+        ctx.save_for_backward(weight, activations, cells, squashed, h_before, keep)
+        return outputs, outputs[-1].clone(), c
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_outputs: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
+        """Back through time; all factors that do not depend on the loop are computed before it."""
+        weight, activations, cells, squashed, h_before, keep = ctx.saved_tensors
+        rows, columns, size = cells.shape
+        products = h_before.dtype
+        w = weight.to(products)
+        i, f, o, g = activations.split(size, dim=2)
+        slope = activations * (1 - activations)
+        slope[..., 3 * size :] = 1 - g * g
+        # d(gate pre-activation) = slope * factor * (dc, dc, dh, dc)
+        factor = slope * torch.cat([g, cells, squashed, i], dim=2)
+        through = o * (1 - squashed * squashed)
+        d_gates = activations.new_empty(rows, columns, 4 * size, dtype=products)
+        for t in range(rows - 1, -1, -1):
+            d_h = d_h + d_outputs[t]
+            d_c = torch.addcmul(d_c, d_h, through[t])
+            torch.mul(
+                factor[t].unflatten(1, (4, size)),
+                torch.stack([d_c, d_c, d_h, d_c], dim=1),
+                out=(step := torch.empty_like(factor[t].unflatten(1, (4, size)))),
+            )
+            d_gates[t] = step.flatten(1)
+            d_h = torch.mm(d_gates[t], w).float() * keep[t]
+            d_c = d_c * f[t] * keep[t]
+        d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = torch.mm(d_gates.flatten(0, 1).t(), h_before.flatten(0, 1)).to(weight.dtype)
+        return d_gates, d_weight, d_h, d_c, None

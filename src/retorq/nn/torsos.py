@@ -1,0 +1,98 @@
+"""Torsos: from an observation ``[T, B, ...]`` to features ``[T, B, F]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from retorq.types import Leaf, Tree
+
+CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),  # Mnih et al. 2015: (channels, kernel, stride)
+    "compact": ((16, 8, 4), (32, 4, 2)),  # Mnih et al. 2013 and, with an LSTM, A3C (Mnih et al. 2016): a fifth of the work
+    "minatar": ((16, 3, 1),),  # Young and Tian 2019, for 10x10 grids
+    "flat": (),
+}
+
+
+def convolutions_for(shape: tuple[int, ...]) -> str:
+    """The usual convolutions for an image of this ``(channels, height, width)``: its smaller side decides."""
+    side = min(shape[1:])
+    return "nature" if side >= 36 else "minatar" if side >= 8 else "flat"
+
+
+class Image(nn.Module):
+    """Convolutions with ReLU over a flattened batch of images; uint8 pixels are scaled to [0, 1] on the device."""
+
+    def __init__(self, leaf: Leaf, kind: str) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, height, width = leaf.shape
+        for filters, kernel, stride in CONVOLUTIONS[kind]:
+            layers += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU(inplace=True)]
+            channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        if min(height, width) < 1:
+            raise ValueError(f"images of {leaf.shape} are too small for the {kind!r} convolutions")
+        self.layers = nn.Sequential(*layers)
+        self.size = channels * height * width
+        self.scale = 1.0 / 255.0 if leaf.dtype == "uint8" else 1.0
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``[T, B, C, H, W]`` to ``[T, B, size]``."""
+        lead, image = pixels.shape[:2], pixels.flatten(0, 1)
+        if torch.is_autocast_enabled(pixels.device.type):
+            image = image.to(torch.get_autocast_dtype(pixels.device.type))
+        else:
+            image = image.to(torch.float32)
+        return self.layers(image * self.scale).flatten(1).unflatten(0, lead)
+
+
+class Torso(nn.Module):
+    """All parts of an observation, each encoded by its kind, side by side; then fully connected layers, if any.
+
+    Images go through convolutions, a discrete value becomes one-hot, vectors and bits are taken as they are.
+    ``hidden`` lists the sizes of the fully connected ReLU layers after that; ``stack`` is how many images are stacked
+    on the channel axis (the replay and the actor do the stacking).
+    """
+
+    def __init__(
+        self, observation: Mapping[str, Leaf], *, convolutions: str = "auto", hidden: tuple[int, ...] = (), stack: int = 1
+    ) -> None:
+        super().__init__()
+        self.leaves = dict(observation)
+        self.images = nn.ModuleDict()
+        size = 0
+        for name, leaf in self.leaves.items():
+            if leaf.kind == "image":
+                shape = (leaf.shape[0] * stack, *leaf.shape[1:])
+                stacked = Leaf(kind="image", shape=shape, dtype=leaf.dtype)
+                kind = convolutions_for(shape) if convolutions == "auto" else convolutions
+                self.images[name.replace(".", "_")] = image = Image(stacked, kind)
+                size += image.size
+            else:
+                size += leaf.high if leaf.kind == "discrete" else prod(leaf.shape)
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(size, width), nn.ReLU(inplace=True)]
+            size = width
+        self.layers = nn.Sequential(*layers)
+        self.size = size
+
+    def _encode(self, name: str, value: Tensor) -> Tensor:
+        leaf = self.leaves[name]
+        if leaf.kind == "image":
+            encoded: Tensor = self.images[name.replace(".", "_")](value)
+            return encoded
+        if leaf.kind == "discrete":
+            return nn.functional.one_hot(value.long(), leaf.high).float()
+        return value.float()
+
+    def forward(self, observation: Tree) -> Tensor:
+        """``[T, B, ...]`` per leaf to ``[T, B, size]``."""
+        parts = [self._encode(name, observation[name]) for name in self.leaves]
+        joined = parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1)
+        encoded: Tensor = self.layers(joined)
+        return encoded

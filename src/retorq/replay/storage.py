@@ -1,0 +1,215 @@
+"""Rows of experience in preallocated arrays, each observation once, on the device the learner uses.
+
+Memory layout: one array per field, ``[rows, columns, ...]``, written as a ring. A window is one index gather, so its
+cost does not depend on how much is stored. Recurrent states are kept every ``period`` rows in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retorq.types import EnvSpec, Inputs, Trajectory, Tree
+
+FLAGS = ("first", "terminated", "truncated", "last")  # bit 0..3 of the flags byte
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a row consists of. ``state`` gives the shape of one recurrent state per name (no batch axis)."""
+
+    spec: EnvSpec
+    state: Mapping[str, tuple[int, ...]]
+    period: int = 1
+    state_dtype: torch.dtype = torch.float16
+
+    def fields(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and data type of every field of a row."""
+        action = torch.uint8 if self.spec.actions <= 256 else torch.int32
+        fields: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            f"observation.{name}": (leaf.shape, getattr(torch, leaf.dtype)) for name, leaf in self.spec.observation.items()
+        }
+        return fields | {
+            "action": ((), action),
+            "previous_action": ((), action),
+            "reward": ((), torch.float32),
+            "previous_reward": ((), torch.float32),
+            "elapsed": ((), torch.int32),
+            "flags": ((), torch.uint8),
+        }
+
+    def bytes_per_row(self) -> float:
+        """Bytes one stored step takes, its share of the recurrent state included."""
+        row = sum(prod(shape) * dtype.itemsize for shape, dtype in self.fields().values())
+        return row + sum(prod(shape) for shape in self.state.values()) * self.state_dtype.itemsize / self.period
+
+
+class Storage:
+    """A ring of ``rows`` rows for each of ``columns`` columns; ``written [columns]`` counts all rows ever appended.
+
+    Rows are named by (column, absolute row number); a row is held while ``written - rows <= row < written``.
+    """
+
+    def __init__(self, layout: Layout, columns: int, rows: int, device: torch.device | str = "cpu") -> None:
+        self.layout, self.columns = layout, columns
+        self.rows = -(-rows // layout.period) * layout.period  # the grid of states must close over the ring
+        self.device = torch.device(device)
+        self.written = np.zeros(columns, dtype=np.int64)
+        self.arrays: dict[str, Tensor] = {
+            name: torch.empty((self.rows, columns, *shape), dtype=dtype, device=self.device)
+            for name, (shape, dtype) in layout.fields().items()
+        }
+        self.states: dict[str, Tensor] = {
+            name: torch.empty(
+                (self.rows // layout.period, columns, *shape), dtype=layout.state_dtype, device=self.device
+            )
+            for name, shape in layout.state.items()
+        }
+
+    def append(self, columns: np.ndarray, trajectory: Trajectory, state: Tree | None = None) -> None:
+        """Add rows ``[T, len(columns)]``; ``state`` is the recurrent state before each of them, ``[T, B, ...]``."""
+        for t in range(trajectory.rows):
+            self._append_row(columns, trajectory.map(lambda a, t=t: a[t]), state, t)  # type: ignore[misc]
+            self.written[columns] += 1
+
+    def _append_row(self, columns: np.ndarray, row: Trajectory, state: Tree | None, t: int) -> None:
+        position = self.written[columns] % self.rows
+        everyone = len(columns) == self.columns and bool((position == position[0]).all())
+        at = (
+            (int(position[0]), slice(None))
+            if everyone
+            else (torch.from_numpy(position).to(self.device), torch.from_numpy(np.asarray(columns)).to(self.device))
+        )
+        inputs = row.inputs
+        flags = sum(
+            _tensor(value).to(torch.uint8) << bit
+            for bit, value in enumerate((inputs.first, row.terminated, row.truncated, row.last))
+        )
+        values = {
+            "action": row.action,
+            "previous_action": inputs.previous_action,
+            "reward": row.reward,
+            "previous_reward": inputs.previous_reward,
+            "elapsed": inputs.elapsed,
+            "flags": flags,
+        } | {f"observation.{name}": value for name, value in inputs.observation.items()}
+        for name, value in values.items():
+            self.arrays[name][at] = _tensor(value).to(self.device, self.arrays[name].dtype)
+        on_grid = position % self.layout.period == 0
+        if self.states and on_grid.any():
+            if state is None:
+                raise ValueError("this storage keeps recurrent states, and the rows came without them")
+            chosen = torch.from_numpy(np.flatnonzero(on_grid))
+            slots = torch.from_numpy(position[on_grid] // self.layout.period)
+            where = torch.from_numpy(np.asarray(columns)[on_grid])
+            for name, kept in self.states.items():
+                source = state[name][t]
+                kept[slots, where] = source[chosen.to(source.device)].to(self.device, kept.dtype)
+
+    def gather(self, column: np.ndarray, start: np.ndarray, rows: int, stack: int = 1) -> Trajectory:
+        """Windows of ``rows`` rows from absolute row ``start [n]`` of ``column [n]``: a trajectory ``[rows, n]``.
+
+        ``stack > 1`` stacks that many images on the channel axis, oldest first; before a game's first row are zeros.
+        """
+        flat = ((start[None, :] + np.arange(rows)[:, None]) % self.rows) * self.columns + column[None, :]
+        index = torch.from_numpy(flat.reshape(-1)).to(self.device)
+        shape = (rows, len(column))
+
+        def take(name: str, index: Tensor = index) -> Tensor:
+            return self.arrays[name].flatten(0, 1).index_select(0, index).unflatten(0, shape)
+
+        flags = take("flags")
+        first, terminated, truncated, last = ((flags >> bit & 1).bool() for bit in range(len(FLAGS)))
+        elapsed = take("elapsed")
+        observation = {name: take(f"observation.{name}") for name in self.layout.spec.observation}
+        if stack > 1:
+            for name, leaf in self.layout.spec.observation.items():
+                if leaf.kind == "image":
+                    observation[name] = self._stacked(name, observation[name], elapsed, flat, stack, take)
+        return Trajectory(
+            inputs=Inputs(
+                observation=observation,
+                previous_action=take("previous_action").long(),
+                previous_reward=take("previous_reward"),
+                elapsed=elapsed,
+                first=first,
+            ),
+            action=take("action").long(),
+            reward=take("reward"),
+            terminated=terminated,
+            truncated=truncated,
+            last=last,
+        )
+
+    def _stacked(
+        self, name: str, newest: Tensor, elapsed: Tensor, flat: np.ndarray, stack: int, take: Callable[..., Tensor]
+    ) -> Tensor:
+        """The ``stack`` images up to each row; those from before the game began are zeros (dqn_zoo's convention)."""
+        images = [newest]
+        for back in range(1, stack):
+            index = torch.from_numpy((flat - back * self.columns).reshape(-1) % (self.rows * self.columns))
+            older = take(f"observation.{name}", index.to(self.device))
+            known = (elapsed >= back).reshape(*elapsed.shape, *([1] * (older.dim() - 2)))
+            images.append(older * known)
+        return torch.cat(images[::-1], dim=2)
+
+    def state(self, column: np.ndarray, start: np.ndarray) -> Tree:
+        """Recurrent state before absolute row ``start [n]`` (on the grid) of ``column [n]``, float32 ``[n, ...]``."""
+        slots = torch.from_numpy(start % self.rows // self.layout.period).to(self.device)
+        where = torch.from_numpy(np.asarray(column)).to(self.device)
+        return {name: kept[slots, where].float() for name, kept in self.states.items()}
+
+    def last(self, column: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Whether those rows are final observations, ``[n]``."""
+        rows = torch.from_numpy(start % self.rows).to(self.device)
+        where = torch.from_numpy(np.asarray(column)).to(self.device)
+        return (self.arrays["flags"][rows, where] >> FLAGS.index("last") & 1).bool().cpu().numpy()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, used or not."""
+        return sum(array.nbytes for array in (*self.arrays.values(), *self.states.values()))
+
+    def chunks(self, rows: int = 1000) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
+        """The used part of the ring in pieces for a checkpoint: name -> (fingerprint, tensors).
+
+        A piece's fingerprint changes whenever a row in it does, so unchanged pieces need not be written again.
+        """
+        rows = -(-rows // self.layout.period) * self.layout.period
+        pieces = {}
+        for start in range(0, min(self.rows, int(self.written.max(initial=0))), rows):
+            stop = min(start + rows, self.rows)
+            # absolute number of the newest write inside [start, stop), per column
+            laps, position = np.divmod(self.written, self.rows)
+            newest = laps * self.rows + np.clip(position, start, stop)
+            pieces[f"replay-{start:08d}"] = ("-".join(map(str, newest)), self._piece(start, stop))
+        return pieces
+
+    def _piece(self, start: int, stop: int) -> Callable[[], dict[str, Tensor]]:
+        def tensors() -> dict[str, Tensor]:
+            period = self.layout.period
+            rows = {name: array[start:stop].cpu() for name, array in self.arrays.items()}
+            return rows | {
+                f"state.{name}": kept[start // period : -(-stop // period)].cpu() for name, kept in self.states.items()
+            }
+
+        return tensors
+
+    def restore(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put back one piece of ``chunks`` by its name."""
+        start = int(name.rsplit("-", 1)[1])
+        for field, value in tensors.items():
+            if field.startswith("state."):
+                slot = start // self.layout.period
+                self.states[field[len("state.") :]][slot : slot + len(value)] = value.to(self.device)
+            else:
+                self.arrays[field][start : start + len(value)] = value.to(self.device)
+
+
+def _tensor(value: object) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))

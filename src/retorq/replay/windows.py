@@ -1,0 +1,36 @@
+"""Windows: which rows one sample consists of, and where it may start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """``burn_in`` rows that only warm up the memory, ``length`` rows to learn from, ``ahead`` rows for their targets.
+
+    Starts lie on a grid of ``period`` rows: 1 for transitions; for sequences the grid on which states are stored. A
+    window may cross the end of an episode: memory resets inside it. ``margin`` is how many rows before the start must
+    still be held (for stacked images).
+    """
+
+    length: int
+    ahead: int
+    burn_in: int = 0
+    period: int = 1
+    margin: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of one sample."""
+        return self.burn_in + self.length + self.ahead
+
+    def range(self, written: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+        """First start and number of starts per column, given the rows ever written and the rows a column can hold."""
+        oldest = np.maximum(written - capacity, 0)
+        oldest = oldest + np.where(oldest > 0, self.margin, 0)
+        first = -(-oldest // self.period) * self.period
+        count = np.maximum((written - self.rows - first) // self.period + 1, 0)
+        return first, np.where(written >= self.rows, count, 0)

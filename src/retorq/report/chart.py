@@ -1,0 +1,283 @@
+"""Line charts as SVG text: nice ticks, bands, marks with intervals, and the data for the page's read-outs.
+
+Colors are CSS classes (``s0`` to ``s7``) whose light and dark values stand in ``style.PALETTE``, so one drawing serves
+both. Nothing here knows about runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+SERIES_COLORS = 8
+UNITS = ((1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
+"""From which size on an axis counts in a unit: ``(least, unit, suffix)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line through ``x, y`` (equal lengths, x rising), with an optional band from ``low`` to ``high`` around it."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    color: int = 0
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    faint: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A measured point with its interval."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    color: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A horizontal reference, such as the score of a human; drawn only where it does not stretch the picture."""
+
+    name: str
+    y: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """What to draw. ``zero`` starts the y axis at 0; ``log_y`` draws powers of ten apart evenly (all y above 0)."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line] = ()
+    marks: Sequence[Mark] = ()
+    rules: Sequence[Rule] = ()
+    zero: bool = False
+    log_y: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not any(line.x for line in self.lines) and not self.marks
+
+    def values(self) -> Iterator[float]:
+        """Every y that the picture must show."""
+        for line in self.lines:
+            yield from (*line.y, *line.low, *line.high)
+        for mark in self.marks:
+            yield from (mark.y, mark.low, mark.high)
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) inside ``[low, high]``."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Ticks as text with one unit (k, M, B) and one number of decimals for the whole axis."""
+    largest = max((abs(tick) for tick in ticks), default=0.0)
+    if largest >= 1e13 or 0 < largest < 1e-4:
+        return [f"{tick:.0e}".replace("-", "−") for tick in ticks]
+    unit, suffix = next(((u, s) for least, u, s in UNITS if largest >= least), (1.0, ""))
+    step = min((b - a for a, b in pairwise(ticks)), default=largest) / unit
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
+    return [f"{tick / unit:,.{decimals}f}{suffix if tick else ''}".replace("-", "−") for tick in ticks]
+
+
+def short(value: float) -> str:
+    """A number for a sentence or a table: four significant digits, thousands grouped, M and B for millions and up."""
+    size = abs(value)
+    if size >= 1e13 or 0 < size < 1e-4:
+        return f"{value:.2e}".replace("-", "−")
+    unit, suffix = next(((u, s) for u, s in ((1e9, "\u202fB"), (1e6, "\u202fM")) if size >= u), (1.0, ""))
+    scaled = value / unit
+    digits = 0 if scaled == 0 else max(0, 3 - math.floor(math.log10(abs(scaled))))
+    text = f"{scaled:,.{digits}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text.replace("-", "−") + suffix
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """The plot's box in the picture and the data it spans; ``x`` and ``y`` turn data into picture coordinates."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    log: bool
+
+    def x(self, value: float) -> float:
+        return self.left + self.width * (value - self.x_low) / (self.x_high - self.x_low)
+
+    def y(self, value: float) -> float:
+        value = math.log10(value) if self.log else value
+        return self.top + self.height * (1 - (value - self.y_low) / (self.y_high - self.y_low))
+
+    @property
+    def bottom(self) -> float:
+        return self.top + self.height
+
+
+def _y_range(chart: Chart) -> tuple[float, float]:
+    """The span of the y axis (of its logarithm where ``log_y``), with a little air."""
+    values = [math.log10(value) for value in chart.values()] if chart.log_y else list(chart.values())
+    low, high = min(values), max(values)
+    air = 0.05 * (high - low) or max(abs(high) * 0.05, 1e-9 if high else 1.0)
+    if chart.zero:
+        return min(low, 0.0), (high + air if high > 0 else 1.0)
+    for rule in chart.rules:
+        if low - 4 * air <= rule.y <= high + 4 * air:
+            low, high = min(low, rule.y), max(high, rule.y)
+    return low - air, high + air
+
+
+def _y_ticks(low: float, high: float, log: bool, count: int) -> tuple[list[float], list[str]]:
+    """Tick values in data units and their texts."""
+    if not log:
+        ticks = nice_ticks(low, high, count)
+        return ticks, tick_labels(ticks)
+    every = max(1, math.ceil((high - low) / count))
+    powers = [power for power in range(math.ceil(low), math.floor(high) + 1) if power % every == 0]
+    if len(powers) >= 2:
+        return [10.0**power for power in powers], [f"{10.0**power:g}".replace("-", "−") for power in powers]
+    ticks = [tick for tick in nice_ticks(10**low, 10**high, count) if tick > 0]
+    return ticks, tick_labels(ticks)
+
+
+def _frame(chart: Chart, width: int, height: int, top: int, labels: Sequence[str], y: tuple[float, float]) -> _Frame:
+    xs = [line.x[index] for line in chart.lines if line.x for index in (0, -1)] + [mark.x for mark in chart.marks]
+    low, high = min(0.0, *xs), max(xs)
+    left = 14 + 6.8 * max((len(label) for label in labels), default=1)
+    return _Frame(
+        left=left,
+        top=top,
+        width=width - left - 16,
+        height=height - top - 44,
+        x_low=low,
+        x_high=high if high > low else low + 1,
+        y_low=y[0],
+        y_high=y[1],
+        log=chart.log_y,
+    )
+
+
+def _axes(chart: Chart, frame: _Frame, ticks: Sequence[float], labels: Sequence[str]) -> Iterator[str]:
+    right, low = frame.left + frame.width, frame.bottom
+    for tick, label in zip(ticks, labels, strict=True):
+        at = frame.y(tick)
+        yield f'<line class="grid" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        yield f'<text x="{frame.left - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{label}</text>'
+    x_ticks = nice_ticks(frame.x_low, frame.x_high, max(2, int(frame.width // 90)))
+    for tick, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
+        at = frame.x(tick)
+        yield f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{frame.bottom:.1f}" y2="{frame.bottom + 5:.1f}"/>'
+        yield f'<text x="{at:.1f}" y="{frame.bottom + 19:.1f}" text-anchor="middle">{label}</text>'
+    yield f'<line class="axis" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{low:.1f}" y2="{low:.1f}"/>'
+    yield f'<text class="label" x="{right:.1f}" y="{low + 37:.1f}" text-anchor="end">{escape(chart.x_label)}</text>'
+    yield f'<text class="label" x="{frame.left:.1f}" y="{frame.top - 12:.1f}">{escape(chart.y_label)}</text>'
+
+
+def _path(frame: _Frame, xs: Sequence[float], ys: Sequence[float]) -> str:
+    return "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
+
+
+def _line(line: Line, frame: _Frame) -> Iterator[str]:
+    color = f"s{line.color % SERIES_COLORS}"
+    if len(line.low):
+        edge = _path(frame, line.x, line.high) + "L" + _path(frame, line.x[::-1], line.low[::-1])
+        yield f'<path class="band {color}" d="M{edge}Z"/>'
+    if len(line.x) == 1:
+        yield f'<circle class="dot {color}" cx="{frame.x(line.x[0]):.1f}" cy="{frame.y(line.y[0]):.1f}" r="3"/>'
+    elif line.x:
+        kind = "line faint" if line.faint else "line"
+        yield f'<path class="{kind} {color}" d="M{_path(frame, line.x, line.y)}"/>'
+
+
+def _mark(mark: Mark, frame: _Frame) -> str:
+    x, y, color = frame.x(mark.x), frame.y(mark.y), f"s{mark.color % SERIES_COLORS}"
+    diamond = f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"
+    return (
+        f'<g class="mark {color}"><title>{escape(mark.name)}: {short(mark.y)} '
+        f"[{short(mark.low)}, {short(mark.high)}]</title>"
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.y(mark.low):.1f}" y2="{frame.y(mark.high):.1f}"/>'
+        f'<path d="{diamond}"/></g>'
+    )
+
+
+def _rule(rule: Rule, frame: _Frame) -> str:
+    y = frame.y(rule.y)
+    return (
+        f'<line class="rule" x1="{frame.left:.1f}" x2="{frame.left + frame.width:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="rule-name" x="{frame.left + 6:.1f}" y="{y - 5:.1f}">{escape(rule.name)} {short(rule.y)}</text>'
+    )
+
+
+def draw(chart: Chart, width: int, height: int, *, top: int = 30, extra: str = "", attributes: str = "") -> str:
+    """The chart as one ``<svg>`` element of ``width`` by ``height`` picture units that scales with its container.
+
+    ``top`` is the room above the plot, ``extra`` further SVG drawn into it, ``attributes`` further attributes of the
+    element. Raises ValueError if the chart is empty (``Chart.empty``).
+    """
+    if chart.empty:
+        raise ValueError(f"chart {chart.title!r} has nothing to draw")
+    y_range = _y_range(chart)
+    ticks, labels = _y_ticks(*y_range, chart.log_y, max(3, (height - top) // 60))
+    frame = _frame(chart, width, height, top, labels, y_range)
+    parts = list(_axes(chart, frame, ticks, labels))
+    parts += [_rule(rule, frame) for rule in chart.rules if not chart.log_y and frame.y_low <= rule.y <= frame.y_high]
+    for line in sorted(chart.lines, key=lambda line: not line.faint):
+        parts += _line(line, frame)
+    parts += [_mark(mark, frame) for mark in chart.marks]
+    names = ", ".join(dict.fromkeys(line.name for line in chart.lines if not line.faint))
+    about = f"{chart.y_label} against {chart.x_label}. Lines: {names or 'none'}."
+    box = f"{frame.left:.2f} {frame.top:.2f} {frame.width:.2f} {frame.height:.2f}"
+    span = f"{frame.x_low!r} {frame.x_high!r} {frame.y_low!r} {frame.y_high!r} {int(frame.log)}"
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" data-box="{box}" data-span="{span}" {attributes}>'
+        f"<title>{escape(chart.title)}</title><desc>{escape(about)}</desc>{extra}{''.join(parts)}</svg>"
+    )
+
+
+def read_out(chart: Chart) -> str:
+    """What the page's script needs to show values under the pointer, as JSON that is safe inside ``<script>``."""
+    series: list[dict[str, Any]] = [
+        {
+            "name": line.name,
+            "color": line.color % SERIES_COLORS,
+            "x": [_round(x) for x in line.x],
+            "y": [_round(y) for y in line.y],
+            "low": [_round(y) for y in line.low],
+            "high": [_round(y) for y in line.high],
+        }
+        for line in chart.lines
+        if not line.faint
+    ]
+    text = json.dumps({"x": chart.x_label, "series": series}, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _round(value: float) -> float:
+    """Five significant digits: more cannot be read, and the page stays small."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,186 @@
+"""Evaluation by named protocols: whole games, raw scores, an interval, and what everything was set to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+
+from retorq.acting.actor import Actor
+from retorq.acting.explore import Fixed
+from retorq.agent import Agent
+from retorq.envs.make import make
+from retorq.envs.options import EnvOptions
+from retorq.nn.network import Network
+from retorq.running.scores import bootstrap_interval, human_normalised
+from retorq.types import Episode, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How scores are taken. ``options`` are environment options that replace the run's own (Atari only).
+
+    ``episodes`` games are counted: the first that many *started*, so that short games are not favoured; or, with
+    ``frames``, the games completed within that many frames.
+    """
+
+    name: str
+    summary: str
+    epsilon: float
+    episodes: int
+    frames: int | None = None
+    atari: dict[str, Any] | None = None
+
+
+PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol(
+            name="recurrent_iqn_2019",
+            summary="RLtime: final weights, epsilon 0.001, first 100 games started, up to 30 no-ops, no sticky actions",
+            epsilon=0.001,
+            episodes=100,
+            atari={"noop_max": 30, "sticky": 0.0, "max_frames": 108_000},
+        ),
+        Protocol(
+            name="machado_2018",
+            summary="Machado et al.: sticky actions 0.25, no no-ops, first 100 games started, epsilon 0.001",
+            epsilon=0.001,
+            episodes=100,
+            atari={"noop_max": 0, "sticky": 0.25, "max_frames": 108_000},
+        ),
+        Protocol(
+            name="dqn_zoo",
+            summary="dqn_zoo: games completed within 500,000 frames, epsilon 0.01, up to 30 no-ops, no sticky actions",
+            epsilon=0.01,
+            episodes=0,
+            frames=500_000,
+            atari={"noop_max": 30, "sticky": 0.0, "max_frames": 108_000},
+        ),
+        Protocol(
+            name="greedy",
+            summary="any environment as it was trained on: greedy actions, first 100 games started",
+            epsilon=0.0,
+            episodes=100,
+        ),
+    )
+}
+
+
+def protocol(name: str | None, env: str) -> Protocol:
+    """The protocol of that name; by default ``recurrent_iqn_2019`` for Atari and ``greedy`` for anything else.
+
+    Raises:
+        UserError: No protocol of that name, or one for Atari only on another environment.
+    """
+    atari = env.startswith("ALE/")
+    if name is None:
+        return PROTOCOLS["recurrent_iqn_2019" if atari else "greedy"]
+    if name not in PROTOCOLS:
+        near = get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
+        raise UserError(f"protocol is {name!r}, which does not exist; perhaps you meant {near!r} (retorq list protocols).")
+    chosen = PROTOCOLS[name]
+    if chosen.atari is not None and not atari:
+        raise UserError(f"protocol is {name!r}, which is for Atari, but the environment is {env!r}; use 'greedy'.")
+    return chosen
+
+
+def play(actor: Actor, episodes: int, report: Callable[[int], None] | None = None) -> list[Episode]:
+    """The first ``episodes`` games *started* over all columns, in the order they were started, each to its end."""
+    number = np.arange(actor.env.columns)
+    following = actor.env.columns
+    done: dict[int, Episode] = {}
+    while len(done) < episodes:
+        actor.collect(1)
+        for episode in actor.drain():
+            if number[episode.column] < episodes:
+                done[int(number[episode.column])] = episode
+                if report:
+                    report(len(done))
+            number[episode.column], following = following, following + 1
+    return [done[i] for i in range(episodes)]
+
+
+def play_frames(actor: Actor, steps: int) -> list[Episode]:
+    """All games completed within ``steps`` agent steps over all columns."""
+    done: list[Episode] = []
+    while actor.steps < steps:
+        actor.collect(1)
+        done += actor.drain()
+    return done
+
+
+def evaluate(
+    agent: Agent,
+    network: Network,
+    env: str,
+    options: EnvOptions,
+    *,
+    using: Protocol,
+    episodes: int | None = None,
+    seed: int = 0,
+    step: int = 0,
+    device: torch.device | str = "cpu",
+    report: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Play by a protocol and return the record that ``eval/*.json`` holds.
+
+    Memory is treated as in training (cleared at a lost life if the run did so); scores always count whole games,
+    unclipped. ``episodes`` replaces the protocol's number.
+    """
+    options = replace(options, **(using.atari or {}))
+    count = using.episodes if episodes is None else episodes
+    if episodes is not None and (using.frames or episodes < 1):
+        raise UserError(f"episodes is {episodes}; " + ("this protocol counts frames." if using.frames else "give 1 or more."))
+    columns = min(count, 32) if count else 8
+    vector = make(env, columns=columns, seed=seed, options=options)
+    actor = Actor(
+        vector,
+        network,
+        Fixed(columns=columns, value=using.epsilon),
+        total=1,
+        stack=agent.stack,
+        samples=agent.action_samples,
+        precision=agent.precision,
+        device=device,
+        seed=seed,
+    )
+    try:
+        if using.frames:
+            games = play_frames(actor, using.frames // vector.spec.frames_per_step)
+        else:
+            games = play(actor, count, report)
+    finally:
+        vector.close()
+    return record(agent, env, vector.spec.frames_per_step, using, games, step=step, seed=seed) | {
+        "environment": asdict(options)
+    }
+
+
+def record(
+    agent: Agent, env: str, frames_per_step: int, using: Protocol, games: list[Episode], *, step: int, seed: int
+) -> dict[str, Any]:
+    """The evaluation as plain data."""
+    scores = np.array([game.score for game in games], dtype=np.float64)
+    result: dict[str, Any] = {
+        "agent": agent.name,
+        "env": env,
+        "protocol": using.name,
+        "step": step,
+        "frames": step * frames_per_step,
+        "episodes": len(games),
+        "epsilon": using.epsilon,
+        "seed": seed,
+        "scores": scores.tolist(),
+        "lengths": [game.length for game in games],
+        "cut": sum(game.cut for game in games),
+        "mean": float(scores.mean()) if len(games) else None,
+        "median": float(np.median(scores)) if len(games) else None,
+        "ci95": list(bootstrap_interval(scores, seed=0)) if len(games) else None,
+    }
+    normalised = human_normalised(env, result["mean"]) if len(games) else None
+    return result | ({} if normalised is None else {"human_normalised": normalised})

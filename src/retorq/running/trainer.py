@@ -1,0 +1,195 @@
+"""Trainer: the state of one training run and the loop's single step. No files, no clocks, no printing here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retorq.acting.actor import Actor
+from retorq.acting.pools import LocalPool
+from retorq.agent import Agent
+from retorq.learner import seeds
+from retorq.types import Batch, Diverged, VectorEnv
+
+MAX_SKIPPED = 5  # non-finite updates in a row that end a run
+
+
+class Trainer:
+    """Take arrived rows, extend the replay, and learn while the replay ratio allows.
+
+    The replay ratio is kept as credits: every step acted adds ``samples_per_step``, every update takes the rows it
+    trains on; updates happen while credits are left. Nothing is earned during warm-up.
+
+    Args:
+        agent: The bill of materials.
+        env: Its environments.
+        total: Agent steps of the whole run.
+        seed: One seed for everything.
+        device: Where to learn and act.
+    """
+
+    def __init__(
+        self, agent: Agent, env: VectorEnv, *, total: int, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.agent, self.total = agent, total
+        of_learner, of_replay, of_actor = seeds(seed, 3)
+        self.learner = agent.learner(device=device, seed=of_learner)
+        self.replay = agent.replay(device=device, seed=of_replay)
+        actor = Actor(
+            env,
+            agent.network,
+            agent.explore,
+            total=total,
+            stack=agent.stack,
+            samples=agent.action_samples,
+            precision=agent.precision,
+            device=device,
+            seed=of_actor,
+        )
+        self.pool = LocalPool(actor)
+        self.pool.publish(self.learner.online, 0)
+        self.credits = 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.updates_summed = 0
+        self.last_batch: Batch | None = None
+
+    @property
+    def steps(self) -> int:
+        """Agent steps acted so far, all columns together."""
+        return self.pool.actor.steps
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is used up."""
+        return self.steps >= self.total
+
+    @property
+    def warm(self) -> bool:
+        """Whether the warm-up is over."""
+        return self.steps >= self.agent.warmup
+
+    @property
+    def epsilon(self) -> float:
+        """Mean exploration over the columns, now."""
+        return float(self.agent.explore.epsilon(self.steps, self.total).mean())
+
+    def step(self) -> None:
+        """One round: act, store, learn."""
+        before = self.steps
+        for columns, rows in self.pool.receive():
+            self.replay.extend(columns, rows)
+        if not self.warm:
+            return
+        self.credits += (self.steps - before) * self.agent.samples_per_step
+        while self.credits > 0 and self.replay.ready:
+            self._learn()
+            self.credits -= self.agent.rows_per_update
+
+    def _learn(self) -> None:
+        progress = min(1.0, self.steps / self.total)
+        batch = self.replay.sample(self.agent.batch_size, progress)
+        error, mask, metrics = self.learner.update(batch, progress)
+        self.replay.update(batch.keys, error, mask)
+        if self.learner.updates % self.agent.publish_period == 0:
+            self.pool.publish(self.learner.online, self.learner.updates)
+        self.updates_summed += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        # On a GPU this would wait for the device, so it looks only now and then there.
+        if self.learner.device.type == "cpu" or self.learner.updates % 100 == 0:
+            self._check(metrics["skipped"], batch)
+
+    def _check(self, skipped: Tensor, batch: Batch) -> None:
+        if float(skipped) >= MAX_SKIPPED:
+            self.last_batch = batch
+            raise Diverged(
+                f"loss or gradient was not finite in {int(skipped)} updates in a row, at step {self.steps:,}; nothing was "
+                "changed by them. Lower learning_rate, or check the rewards in the batch saved beside the run."
+            )
+
+    def means(self) -> dict[str, float]:
+        """Mean of every learner metric since the last call."""
+        count, sums = max(1, self.updates_summed), self.sums
+        self.sums, self.updates_summed = {}, 0
+        return {name: float(value) / count for name, value in sums.items()}
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint must hold as tensors, by part; the replay's rows come by ``replay.chunks()``."""
+        learner, _ = self.learner.state_dict()
+        actor, _ = self.pool.actor.state_dict()
+        index = {name: torch.from_numpy(np.asarray(value)) for name, value in _arrays(self.replay.state_dict()).items()}
+        acting = {}
+        if self.pool.actor.network is not self.learner.online:
+            acting = {f"acting.{k}": v.cpu() for k, v in self.pool.actor.network.state_dict().items()}
+        sums = {f"sum.{name}": value.detach().cpu() for name, value in self.sums.items()}
+        return {"learner": learner, "actor": actor | acting, "replay-index": index | sums}
+
+    def numbers(self) -> dict[str, Any]:
+        """What a checkpoint must hold as plain JSON."""
+        replay = self.replay.state_dict()
+        return {
+            "credits": self.credits,
+            "updates_summed": self.updates_summed,
+            "learner": self.learner.state_dict()[1],
+            "actor": self.pool.actor.state_dict()[1],
+            "replay": _plain(replay),
+        }
+
+    def load(self, parts: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> bool:
+        """Put everything back; False if the environments could not be and new games were begun."""
+        self.learner.load_state_dict(parts["learner"], numbers["learner"])
+        self.pool.publish(self.learner.online, self.learner.updates)
+        acting = {k.removeprefix("acting."): v for k, v in parts["actor"].items() if k.startswith("acting.")}
+        if acting:
+            self.pool.actor.network.load_state_dict(acting)
+        exact = self.pool.actor.load_state_dict(parts["actor"], numbers["actor"])
+        index = parts["replay-index"]
+        arrays = {name: value.numpy() for name, value in index.items() if not name.startswith("sum.")}
+        self.sums = {k.removeprefix("sum."): v.to(self.learner.device) for k, v in index.items() if k.startswith("sum.")}
+        self.replay.load_state_dict(_merged(arrays, numbers["replay"]))
+        for name, tensors in parts.items():
+            if name.startswith("replay-0"):
+                self.replay.storage.restore(name, tensors)
+        self.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
+        if not exact:
+            for columns, rows in self.pool.actor.cut():
+                self.replay.extend(columns, rows)
+        return exact
+
+
+def _arrays(state: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """The numpy arrays of a nested state, by dotted name."""
+    found: dict[str, np.ndarray] = {}
+    for name, value in state.items():
+        if isinstance(value, np.ndarray):
+            found[prefix + name] = value
+        elif isinstance(value, Mapping):
+            found |= _arrays(value, f"{prefix}{name}.")
+    return found
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested state without its numpy arrays."""
+    return {
+        name: _plain(value) if isinstance(value, Mapping) else value
+        for name, value in state.items()
+        if not isinstance(value, np.ndarray)
+    }
+
+
+def _merged(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested state that ``_arrays`` and ``_plain`` took apart."""
+    state: dict[str, Any] = {
+        name: _merged({}, value) if isinstance(value, Mapping) else value for name, value in plain.items()
+    }
+    for name, value in arrays.items():
+        *path, leaf = name.split(".")
+        inside = state
+        for part in path:
+            inside = inside.setdefault(part, {})
+        inside[leaf] = value
+    return state

@@ -1,7 +1,7 @@
 """The diary of a run: ``metrics.jsonl`` and ``episodes.jsonl``, TensorBoard events, and progress on the screen.
 
-Rows hold two kinds of fields. Those in ``WALL_CLOCK_FIELDS`` depend on the machine and its day; all others depend only on
-the run, so that the rows of a run that was interrupted and resumed equal those of one that was not. To that end the
+Rows hold two kinds of fields. Those in ``WALL_CLOCK_FIELDS`` depend on the machine and its day; all others depend only
+on the run, so that the rows of a run that was interrupted and resumed equal those of one that was not. To that end the
 state saved with a checkpoint says how many rows had been written, and a resume cuts both files back to them.
 """
 
@@ -106,7 +106,7 @@ class Log:
         """Write one row of ``metrics.jsonl`` and return it.
 
         Args:
-            step: Agent steps so far. frames: emulator frames so far. updates: learner updates so far.
+            step: Agent steps so far.
             frames: Emulator frames so far.
             updates: Learner updates so far.
             values: At least ``loss`` and ``epsilon`` where there are any; numbers only. Not finite ones become null.
@@ -132,7 +132,8 @@ class Log:
         Args:
             step: Agent steps so far.
             updates: Learner updates so far.
-            values: ``replay_ratio`` and, if fresher than the last row's, ``epsilon`` and ``loss``; others are shown too.
+            values: ``replay_ratio`` and, if fresher than the last row's, ``epsilon`` and ``loss``; others are shown as
+                they are.
         """
         now = self.seconds
         if self._shown and now - self._shown[-1][2] < self._display.interval:

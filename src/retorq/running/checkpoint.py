@@ -271,9 +271,11 @@ def _previous(folder: Path, step: int, run: str) -> _Source | None:
 def _put_in_place(temporary: Path, folder: Path, step: int) -> Path:
     """Rename the finished directory. If ``<step>`` was there, at every moment it or ``<step>.old`` is whole."""
     final, old = folder / str(step), folder / f"{step}.old"
-    if final.exists():
+    if final.is_dir() and not final.is_symlink():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(final, old)
+    elif os.path.lexists(final):
+        _put_aside(final)  # a file or link that someone left under this name
     try:
         os.rename(temporary, final)
     except OSError:

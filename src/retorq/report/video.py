@@ -62,6 +62,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     )
     try:
         _send(writer, chain([first], checked), path.name)
+        if not is_mp4(part):  # the encoder's exit status is not told; a full disk shows only here
+            raise UserError(f"video {path.name!r} was not completed by the encoder: check the space on the disk")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -76,7 +78,25 @@ def _send(writer: Any, frames: Iterable[np.ndarray], name: str) -> None:
             for frame in frames:
                 writer.send(frame.tobytes())
     except (OSError, StopIteration) as error:
-        raise UserError(f"video {name!r} could not be encoded ({error}): check the disk and the ffmpeg binary") from error
+        reason = str(error).splitlines()[0] if str(error) else "the encoder ended early"
+        raise UserError(f"video {name!r} could not be encoded ({reason}): check the disk and ffmpeg") from error
+
+
+def is_mp4(path: Path) -> bool:
+    """Whether a file is an MP4 whose boxes are all there: file type, index, and data up to the end of the file."""
+    size, at, kinds = path.stat().st_size, 0, []
+    with path.open("rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:  # a 64-bit length follows the name
+                length = int.from_bytes(head[8:16], "big")
+            if length < 8:
+                return False
+            kinds.append(head[4:8])
+            at += length
+    return at == size and kinds[:1] == [b"ftyp"] and {b"moov", b"mdat"} <= set(kinds)
 
 
 def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

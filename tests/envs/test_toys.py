@@ -159,7 +159,7 @@ def test_wrong_arguments_are_named():
         build("memory", length=2.5)
     with pytest.raises(UserError, match=r"env\.sticky is 0\.25, but catch cannot use"):
         toys.make_toy("catch", columns=1, seed=0, options=EnvOptions(sticky=0.25))
-    with pytest.raises(ValueError, match="actions must lie in 0..2"):
+    with pytest.raises(ValueError, match=r"actions must lie in 0\.\.2"):
         build("catch").step(np.full(5, 3))
     saved = build("catch", columns=3)
     saved.reset()

@@ -30,7 +30,7 @@ class AtariSingle:
         self._rom, self._options = rom, options
         self._life_loss = options.life_loss and training
         self._seed: int | None = seed
-        self._ale = atari.emulator(rom, options.sticky, 0)
+        self._ale: Any = atari.emulator(rom, options.sticky, 0)
         self._actions = self._ale.getLegalActionSet() if options.full_actions else self._ale.getMinimalActionSet()
         self._noop, self._fire = Action.NOOP, Action.FIRE
         self._noops = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ class AtariSingle:
 
     def close(self) -> None:
         """Let the emulator go."""
-        self._ale: Any = None
+        self._ale = None
 
     def state_dict(self) -> None:
         """None: as with many columns, a run does not store an emulator's position."""

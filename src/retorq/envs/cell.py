@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from retorq.envs.gymnasium_ids import build, step_limit
 from retorq.envs.guard import check_flag, check_reward
+from retorq.envs.gymnasium_ids import build, step_limit
 from retorq.envs.options import GYM_FIELDS, EnvOptions
 from retorq.envs.spaces import Door, action_count
 from retorq.types import EnvSpec, Tree, UserError
@@ -43,9 +43,10 @@ class Cell:
         """Observation, reward (float32), terminated and truncated (bool, never both) of one step."""
         answer: Any = self._env.step(action + self._first_action)
         if not (isinstance(answer, tuple) and len(answer) == 5):
+            found = f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
             raise UserError(
-                f"the environment's step returned {len(answer) if isinstance(answer, tuple) else type(answer).__name__} "
-                "values; Gymnasium's step returns (observation, reward, terminated, truncated, info)."
+                f"the environment's step returned {found}; Gymnasium's step returns (observation, reward, terminated, "
+                "truncated, info)."
             )
         observation, reward, terminated, truncated, _ = answer
         over = check_flag("terminated", terminated)
@@ -56,7 +57,9 @@ class Cell:
         """The environment's picture, uint8 ``[H, W, 3]``; ``UserError`` if it draws none."""
         picture: Any = self._env.render()
         if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3):
-            raise UserError(f"{self.spec.id} draws no pictures: its render_mode 'rgb_array' gave {type(picture).__name__}.")
+            raise UserError(
+                f"{self.spec.id} draws no pictures: its render_mode 'rgb_array' gave {type(picture).__name__}."
+            )
         return picture.astype(np.uint8)
 
     def close(self) -> None:

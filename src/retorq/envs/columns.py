@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,8 +61,8 @@ class Backend(Protocol):
     def exchange(self, commands: Mapping[int, Command]) -> dict[int, Answer | Fault]:
         """Have the named columns do their commands at the same time; raises what would repeat (``UserError``)."""
 
-    def restart(self, column: int) -> None:
-        """Throw the column's environment away and build another."""
+    def restart(self, column: int) -> Fault | None:
+        """Throw the column's environment away and build another; says why where that fails too."""
 
     def render(self) -> np.ndarray:
         """Column 0 as uint8 ``[H, W, 3]``."""
@@ -119,10 +120,10 @@ class Columns:
                     f"environment {column} of {self.spec.id} failed {FAILURES} times within {WITHIN} steps, the last "
                     f"time because it {answer.reason}; mend the environment, then resume the run."
                 )
-            self._backend.restart(column)
             self._restarts += 1
             fresh = np.random.SeedSequence([abs(self._seed), column, self._restarts]).generate_state(1) >> 1
-            answer = self._backend.exchange({column: Reset(int(fresh[0]))})[column]
+            trouble = self._backend.restart(column)
+            answer = trouble or self._backend.exchange({column: Reset(int(fresh[0]))})[column]
 
     def step(self, action: np.ndarray) -> Step:
         """One action ``[B]`` per column; where the last step ended the episode it is ignored and a new one starts."""
@@ -200,10 +201,14 @@ class InProcess:
             self.arrays[name][column] = value
         return answer
 
-    def restart(self, column: int) -> None:
+    def restart(self, column: int) -> Fault | None:
         """Close the failed environment as far as it lets itself be closed, and build another."""
         close_quietly(self._cells[column : column + 1])
-        self._cells[column] = self._make()
+        try:
+            self._cells[column] = self._make()
+        except UserError as error:
+            return Fault(f"could not be built again: {error}")
+        return None
 
     def render(self) -> np.ndarray:
         """The picture of column 0."""
@@ -218,7 +223,5 @@ class InProcess:
 def close_quietly(cells: Sequence[Cell]) -> None:
     """Close environments that may be broken: what they raise on the way out changes nothing anymore."""
     for cell in cells:
-        try:
+        with suppress(Exception):
             cell.close()
-        except Exception:  # noqa: S110
-            pass

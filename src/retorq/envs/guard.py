@@ -56,9 +56,10 @@ def check_discrete(name: str, value: Any, shape: tuple[int, ...], start: int, hi
             f"Discrete space says one integer; return an integer."
         )
     if array.size and (array.min() < start or array.max() >= start + high):
+        bad = array.max() if array.max() >= start + high else array.min()
         raise UserError(
-            f"the environment returned observation {name!r} = {array.max() if array.max() >= start + high else array.min()}"
-            f", outside its Discrete space {start}..{start + high - 1}; widen the space."
+            f"the environment returned observation {name!r} = {bad}, outside its Discrete space "
+            f"{start}..{start + high - 1}; widen the space."
         )
     return array.astype(np.int64) - start
 

@@ -36,9 +36,7 @@ def register(env: str) -> None:
             try:
                 imported = importlib.import_module(module)
             except ImportError:
-                raise UserError(
-                    f"{env} needs the package {package}; install it with: pip install {package}"
-                ) from None
+                raise UserError(f"{env} needs the package {package}; install it with: pip install {package}") from None
             if hasattr(imported, "register_envs"):
                 imported.register_envs()
 

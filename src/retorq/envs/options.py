@@ -89,10 +89,10 @@ class EnvOptions:
         except ValueError as error:
             raise UserError(
                 f"env.kwargs is {self.kwargs!r}, which is not JSON ({error}); give an object such as "
-                '\'{"length": 20}\'.'
+                "'{\"length\": 20}'."
             ) from None
         if not isinstance(value, dict):
-            raise UserError(f'env.kwargs is {self.kwargs!r}; give a JSON object such as \'{{"length": 20}}\'.')
+            raise UserError(f"env.kwargs is {self.kwargs!r}; give a JSON object such as '{{\"length\": 20}}'.")
         return value
 
     def settings(self, used: frozenset[str]) -> dict[str, Any]:

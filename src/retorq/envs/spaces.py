@@ -66,7 +66,8 @@ class Door:
 def _checked(name: str, value: Any, space: spaces.Space[Any], lead: tuple[int, ...]) -> np.ndarray:
     if isinstance(space, spaces.Discrete):
         return check_discrete(name, value, lead, int(space.start), int(space.n))
-    assert space.shape is not None and space.dtype is not None
+    assert space.shape is not None
+    assert space.dtype is not None
     return check_array(name, value, (*lead, *space.shape), np.dtype(space.dtype))
 
 

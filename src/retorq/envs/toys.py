@@ -103,7 +103,7 @@ class Toy(ABC):
         scaled = np.kron(self.picture(), np.ones((16, 16)))
         return np.repeat((scaled * 255).astype(np.uint8)[..., None], 3, axis=2)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (nothing to free, in any toy)
         """Nothing to free."""
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -274,7 +274,7 @@ class MaskedCartPole(Toy):
         return {"pole": self._random.uniform(-0.05, 0.05, size=(count, 4))}
 
     def advance(self, action: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # noqa: D102
-        x, speed, angle, spin = self.state["pole"].T
+        _, speed, angle, spin = self.state["pole"].T
         sine, cosine = np.sin(angle), np.cos(angle)
         push = (20.0 * action - 10.0 + 0.05 * spin**2 * sine) / 1.1  # 10 N; pole: 0.1 kg, half length 0.5 m
         torque = (9.8 * sine - cosine * push) / (0.5 * (4.0 / 3.0 - 0.1 * cosine**2 / 1.1))

@@ -1,0 +1,145 @@
+"""Environments for the tests, importable by worker processes: one that counts, and some that misbehave."""
+
+import os
+import sys
+import time
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+LENGTHS = (3, 1, 5, 2, 4, 1, 1, 7)
+
+
+class Counting(gymnasium.Env):
+    """Says which episode, which step and which actions so far; episode k lasts LENGTHS[k + start] steps."""
+
+    observation_space = Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = Discrete(5, start=2)
+
+    def __init__(self, start=0):
+        self._start, self._episode = start, -1
+
+    def _see(self):
+        return np.array([self._episode, self._step, self._trace], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._episode, self._step, self._trace = self._episode + 1, 0, 0
+        return self._see(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self._step += 1
+        self._trace = (self._trace * 7 + int(action)) % 1009
+        over = self._step == LENGTHS[(self._episode + self._start) % len(LENGTHS)]
+        cut = over and self._episode % 2 == 1
+        return self._see(), 10.0 * action + self._step, over and not cut, cut, {}
+
+
+class CountingVector(VectorEnv):
+    """The same as a whole vector environment that reuses its arrays, in any autoreset mode."""
+
+    def __init__(self, num_envs, mode="NextStep", starts=None):
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode(mode)}
+        self.single_observation_space, self.single_action_space = Counting.observation_space, Counting.action_space
+        self._envs = [Counting(start) for start in (starts or range(num_envs))]
+        self._seen = np.zeros((num_envs, 3), np.float32)
+        self._over = np.zeros(num_envs, bool)
+
+    def reset(self, *, seed=None, options=None):
+        for i in range(self.num_envs) if options is None else np.flatnonzero(options["reset_mask"]):
+            self._seen[i] = self._envs[i].reset()[0]
+            self._over[i] = False
+        return self._seen, {}
+
+    def step(self, actions):
+        mode, info = self.metadata["autoreset_mode"], {}
+        reward, over, cut = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        final = np.full((self.num_envs, 3), 99.0, np.float32)
+        for i, env in enumerate(self._envs):
+            if self._over[i]:
+                assert mode is AutoresetMode.NEXT_STEP
+                self._seen[i] = env.reset()[0]
+                self._over[i] = False
+                continue
+            self._seen[i], reward[i], over[i], cut[i], _ = env.step(actions[i])
+            self._over[i] = over[i] or cut[i]
+            if self._over[i] and mode is AutoresetMode.SAME_STEP:
+                final[i], info["final_obs"] = self._seen[i], final
+                self._seen[i] = env.reset()[0]
+                self._over[i] = False
+        return self._seen, reward, over, cut, info
+
+
+class Misbehaving(gymnasium.Env):
+    """Does ``what`` at step ``at`` of every episode (or at once in the constructor or in reset)."""
+
+    observation_space = Box(-1, 1, (4,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, what="", at=3, where="step", render_mode=None):
+        self._what, self._at, self._where = what, at, where
+        self.render_mode = render_mode
+        if where == "constructor":
+            self._do()
+
+    def _do(self):
+        if self._what == "raise":
+            raise RuntimeError("the bridge fell down")
+        if self._what == "hang":
+            time.sleep(1000)
+        if self._what == "die":
+            os._exit(7)
+        if self._what == "crash":
+            os.abort()
+        return {
+            "nan": np.full(4, np.nan, np.float32),
+            "shape": np.zeros(3, np.float32),
+            "dtype": np.zeros(4, np.float64),
+        }.get(self._what, np.full(4, 0.5, np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._step = 0
+        if self._where == "reset":
+            self._do()
+        return np.full(4, -1.0, np.float32), {"torch": "torch" in sys.modules}
+
+    def step(self, action):
+        self._step += 1
+        seen = np.full(4, self._step / 100, np.float32)
+        reward, over = 1.0, False
+        if self._where == "step" and self._step == self._at:
+            seen = self._do()
+            reward = {"nan reward": np.nan, "huge reward": 1e300, "no reward": None, "text": "1"}.get(self._what, 1.0)
+            over = {"flag": "yes"}.get(self._what, False)
+        if self._what == "four":
+            return seen, reward, over, {}
+        return seen, reward, over, self._step == 6, {}
+
+    def render(self):
+        return np.full((20, 30, 3), self._step, np.uint8)
+
+
+class Reports(Misbehaving):
+    """Observes facts about the process it runs in: torch loaded, process id (in two halves), parent's id is alive."""
+
+    observation_space = Box(0, np.inf, (3,), np.float64)
+
+    def _see(self):
+        return np.array(["torch" in sys.modules, os.getpid(), os.getpgid(0)], np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._see(), {}
+
+    def step(self, action):
+        return self._see(), 0.0, False, False, {}
+
+
+def counting_vector(num_envs, mode="NextStep"):
+    """A function that makes a vector environment."""
+    return CountingVector(num_envs, mode)

@@ -1,0 +1,30 @@
+"""retorq: value-based deep reinforcement learning with memory and return distributions.
+
+``retorq.train(env)`` trains, ``retorq.resume(run)`` goes on, ``retorq.load(run)`` gives the trained agent. Importing this
+package loads neither torch nor an emulator; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retorq.api import Player, Run, load, resume, train
+    from retorq.envs.options import EnvOptions
+
+__version__ = "0.1.0"
+
+__all__ = ["EnvOptions", "Player", "Run", "__version__", "load", "resume", "train"]
+
+_HOME = {"EnvOptions": "retorq.envs.options"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'retorq' has no attribute {name!r}")
+    return getattr(import_module(_HOME.get(name, "retorq.api")), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -6,6 +6,7 @@ cost does not depend on how much is stored. Recurrent states are kept every ``pe
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -59,6 +60,7 @@ class Storage:
         self.layout, self.columns = layout, columns
         self.rows = -(-rows // layout.period) * layout.period  # the grid of states must close over the ring
         self.device = torch.device(device)
+        self.lineage = uuid.uuid4().hex
         self.written = np.zeros(columns, dtype=np.int64)
         self.arrays: dict[str, Tensor] = {
             name: torch.empty((self.rows, columns, *shape), dtype=dtype, device=self.device)
@@ -178,7 +180,8 @@ class Storage:
     def chunks(self, rows: int = 1000) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
         """The used part of the ring in pieces for a checkpoint: name -> (fingerprint, tensors).
 
-        A piece's fingerprint changes whenever a row in it does, so unchanged pieces need not be written again.
+        A piece's fingerprint changes whenever a row in it does, so unchanged pieces need not be written again. It holds
+        for this object only: after a resume other rows may take the same numbers.
         """
         rows = -(-rows // self.layout.period) * self.layout.period
         pieces = {}
@@ -186,8 +189,8 @@ class Storage:
             stop = min(start + rows, self.rows)
             # absolute number of the newest write inside [start, stop), per column
             laps, position = np.divmod(self.written, self.rows)
-            newest = laps * self.rows + np.clip(position, start, stop)
-            pieces[f"replay-{start:08d}"] = ("-".join(map(str, newest)), self._piece(start, stop))
+            newest = np.where(position > start, laps * self.rows + np.minimum(position, stop), (laps - 1) * self.rows + stop)
+            pieces[f"replay-{start:08d}"] = (f"{self.lineage}:{'-'.join(map(str, newest))}", self._piece(start, stop))
         return pieces
 
     def _piece(self, start: int, stop: int) -> Callable[[], dict[str, Tensor]]:

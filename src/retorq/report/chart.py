@@ -97,7 +97,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     unit, suffix = next(((u, s) for least, u, s in UNITS if largest >= least), (1.0, ""))
     step = min((b - a for a, b in pairwise(ticks)), default=largest) / unit
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    return [f"{tick / unit:,.{decimals}f}{suffix if tick else ''}".replace("-", "−") for tick in ticks]
+    return [f"{tick / unit:,.{decimals}f}{suffix}".replace("-", "−") if tick else "0" for tick in ticks]
 
 
 def short(value: float) -> str:
@@ -112,6 +112,16 @@ def short(value: float) -> str:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return text.replace("-", "−") + suffix
+
+
+def interval(mean: float, low: float, high: float) -> tuple[str, str, str]:
+    """A mean and its interval with the decimals that the interval's width deserves: two digits of it."""
+    width = high - low
+    if not 1e-4 <= width < 1e6 or max(abs(low), abs(high)) >= 1e6:
+        return short(mean), short(low), short(high)
+    decimals = max(0, 1 - math.floor(math.log10(width)))
+    mean_text, low_text, high_text = (f"{value:,.{decimals}f}".replace("-", "−") for value in (mean, low, high))
+    return mean_text, low_text, high_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +206,8 @@ def _axes(chart: Chart, frame: _Frame, ticks: Sequence[float], labels: Sequence[
         yield f'<text x="{at:.1f}" y="{frame.bottom + 19:.1f}" text-anchor="middle">{label}</text>'
     yield f'<line class="axis" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{low:.1f}" y2="{low:.1f}"/>'
     yield f'<text class="label" x="{right:.1f}" y="{low + 37:.1f}" text-anchor="end">{escape(chart.x_label)}</text>'
-    yield f'<text class="label" x="{frame.left:.1f}" y="{frame.top - 12:.1f}">{escape(chart.y_label)}</text>'
+    if frame.top >= 24:
+        yield f'<text class="label" x="{frame.left:.1f}" y="{frame.top - 12:.1f}">{escape(chart.y_label)}</text>'
 
 
 def _path(frame: _Frame, xs: Sequence[float], ys: Sequence[float]) -> str:
@@ -217,20 +228,24 @@ def _line(line: Line, frame: _Frame) -> Iterator[str]:
 
 def _mark(mark: Mark, frame: _Frame) -> str:
     x, y, color = frame.x(mark.x), frame.y(mark.y), f"s{mark.color % SERIES_COLORS}"
-    diamond = f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"
+    mean, low, high = interval(mark.y, mark.low, mark.high)
     return (
-        f'<g class="mark {color}"><title>{escape(mark.name)}: {short(mark.y)} '
-        f"[{short(mark.low)}, {short(mark.high)}]</title>"
+        f'<g class="mark {color}"><title>{escape(mark.name)}: {mean} ({low} to {high})</title>'
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.y(mark.low):.1f}" y2="{frame.y(mark.high):.1f}"/>'
-        f'<path d="{diamond}"/></g>'
+        f'<path d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"/></g>'
     )
 
 
-def _rule(rule: Rule, frame: _Frame) -> str:
-    y = frame.y(rule.y)
+def _rule(rule: Rule, frame: _Frame, lines: Sequence[Line]) -> str:
+    """A dotted line, named at the end from which the curves stay further away."""
+    y, right = frame.y(rule.y), frame.left + frame.width
+    ends = [[abs(line.y[index] - rule.y) for line in lines if line.y] for index in (0, -1)]
+    on_left = min(ends[0], default=1.0) >= min(ends[1], default=0.0)
+    at, anchor = (frame.left + 6, "start") if on_left else (right - 2, "end")
     return (
-        f'<line class="rule" x1="{frame.left:.1f}" x2="{frame.left + frame.width:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="rule-name" x="{frame.left + 6:.1f}" y="{y - 5:.1f}">{escape(rule.name)} {short(rule.y)}</text>'
+        f'<line class="rule" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="rule-name" x="{at:.1f}" y="{y - 5:.1f}" text-anchor="{anchor}">'
+        f"{escape(rule.name)} {short(rule.y)}</text>"
     )
 
 
@@ -246,7 +261,11 @@ def draw(chart: Chart, width: int, height: int, *, top: int = 30, extra: str = "
     ticks, labels = _y_ticks(*y_range, chart.log_y, max(3, (height - top) // 60))
     frame = _frame(chart, width, height, top, labels, y_range)
     parts = list(_axes(chart, frame, ticks, labels))
-    parts += [_rule(rule, frame) for rule in chart.rules if not chart.log_y and frame.y_low <= rule.y <= frame.y_high]
+    parts += [
+        _rule(rule, frame, chart.lines)
+        for rule in chart.rules
+        if not chart.log_y and frame.y_low <= rule.y <= frame.y_high
+    ]
     for line in sorted(chart.lines, key=lambda line: not line.faint):
         parts += _line(line, frame)
     parts += [_mark(mark, frame) for mark in chart.marks]

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from retorq.report import style, tables
-from retorq.report.chart import SERIES_COLORS, Chart, draw, read_out, short
+from retorq.report.chart import SERIES_COLORS, Chart, draw, interval, read_out, short
 from retorq.report.curves import (
     Group,
     evaluation_interval,
@@ -103,45 +103,51 @@ def duration(seconds: float) -> str:
     for size, name, below, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:
             rest = whole % size // below
-            return f"{whole // size} {name}" + (f" {rest} {part}" if rest else "")
-    return f"{whole} s"
+            return f"{whole // size}\u00a0{name}" + (f"\u00a0{rest}\u00a0{part}" if rest else "")
+    return f"{whole}\u00a0s"
 
 
-def summary(run: Run) -> str:
-    """One line about a run: its score, how far it got and how fast."""
-    if run.evaluations:
-        row = run.evaluations[-1]
-        mean, low, high = evaluation_interval(row)
-        games = len(numbers(row, "scores"))
-        interval = f" (95% interval {short(low)} to {short(high)})" if games > 1 else ""
-        score = f"{short(mean)}{interval} in {games} evaluation {'game' if games == 1 else 'games'}"
-        if normalised := tables.percent(run.env, mean):
-            score += f", {normalised} of human"
-    elif (last := run.last("score_mean")) is not None:
-        score = f"{short(last)} in its last training games, not evaluated"
-    else:
-        score = "no score yet"
-    effort = []
-    if (steps := run.last("step")) is not None:
-        effort.append(f"{short(steps)} steps")
-    if (frames := run.last("frames")) is not None and frames != steps:
-        effort[-1:] = [f"{short(frames)} frames"]
-    seconds = run.last("seconds")
+def result(run: Run) -> str:
+    """What a run has reached, in one phrase: its last evaluation, or its training score where there is none."""
+    if not run.evaluations:
+        last = run.last("score_mean")
+        return "no score yet" if last is None else f"{short(last)} in its last training games, not evaluated"
+    row = run.evaluations[-1]
+    mean, low, high = evaluation_interval(row)
+    games = len(numbers(row, "scores"))
+    center, bottom, top = interval(mean, low, high)
+    between = f" (95% interval {bottom} to {top})" if games > 1 else ""
+    text = f"{center}{between} in {games} evaluation {'game' if games == 1 else 'games'}"
+    normalised = tables.percent(run.env, mean)
+    return f"{text}, {normalised} of human" if normalised else text
+
+
+def effort(run: Run) -> str:
+    """How far a run got and how fast, in one phrase."""
+    steps, frames, seconds = run.last("step"), run.last("frames"), run.last("seconds")
+    parts = []
+    if frames is not None and frames != steps:
+        parts.append(f"{short(frames)} frames")
+    elif steps is not None:
+        parts.append(f"{short(steps)} steps")
     if seconds is not None:
-        effort.append(duration(seconds))
+        parts.append(duration(seconds))
     if steps and seconds:
-        effort.append(f"{short(steps / seconds)} steps/s on average")
-    return ", ".join([score, *effort])
+        parts.append(f"{short(float(f'{steps / seconds:.3g}'))} steps/s on average")
+    return " · ".join(parts)
 
 
 def _run_list(groups: Sequence[Group]) -> str:
-    items = [
-        f'<li class="card s{group.color % SERIES_COLORS}"><span class="swatch"></span>'
-        f"<span><strong>{escape(run.label)}</strong> &nbsp;{escape(summary(run))}</span>"
-        f'<span class="small">{escape(" · ".join(dict.fromkeys([run.name, group.name])))}</span></li>'
-        for group in groups
-        for run in group.runs
-    ]
+    items = []
+    for group in groups:
+        for run in group.runs:
+            name = [] if group.name == run.agent else [group.name]
+            small = " · ".join(part for part in (effort(run), *name, f"folder {run.name}") if part)
+            items.append(
+                f'<li class="card s{group.color % SERIES_COLORS}"><span class="swatch"></span>'
+                f"<span><strong>{escape(run.label)}</strong>{escape(result(run))}</span>"
+                f'<span class="small">{escape(small)}</span></li>'
+            )
     return f'<ul class="runs">{"".join(items)}</ul>'
 
 
@@ -207,7 +213,7 @@ def _small_figure(chart: Chart) -> str:
     scale = " (logarithmic)" if chart.log_y else ""
     return (
         f'<figure class="card chart"><h3>{escape(chart.title.capitalize() + scale)}</h3>'
-        + draw(chart, 330, 210, top=10)
+        + draw(chart, 440, 220, top=12)
         + f'<div class="readout" hidden></div><script type="application/json">{read_out(chart)}</script></figure>'
     )
 

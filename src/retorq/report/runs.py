@@ -199,11 +199,23 @@ def _in_order(rows: list[dict[str, Any]], notes: list[str]) -> list[dict[str, An
             kept.pop()
             again += 1
         kept.append(row)
+    _one_clock(kept)
     if without:
         notes.append(f"metrics.jsonl: {without} rows have no step and are left out")
     if again:
         notes.append(f"metrics.jsonl: {again} rows were trained again after a resume; the later ones are shown")
     return kept
+
+
+def _one_clock(rows: list[dict[str, Any]]) -> None:
+    """Make ``seconds`` rise over the whole run, also where a resumed process started its clock at zero again."""
+    before, offset = 0.0, 0.0
+    for row in rows:
+        seconds = number(row, "seconds")
+        if seconds is not None:
+            offset += before if seconds < before else 0.0
+            before = seconds
+            row["seconds"] = seconds + offset
 
 
 def _evaluations(folder: Path, notes: list[str]) -> Iterator[dict[str, Any]]:

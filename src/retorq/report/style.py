@@ -29,7 +29,8 @@ svg text.title { fill: var(--ink); font-size: 17px; font-weight: 650; }
 .band { fill: var(--c); opacity: .16; }
 .dot { fill: var(--c); }
 .mark line { stroke: var(--c); stroke-width: 2; } .mark path { fill: var(--card); stroke: var(--c); stroke-width: 2; }
-.rule { stroke: var(--muted); stroke-dasharray: 2 4; } svg text.rule-name { font-size: 11px; }
+.rule { stroke: var(--muted); stroke-dasharray: 2 4; } svg text.rule-name { font-size: 11px;
+  paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; }
 """
 
 PAGE = """
@@ -44,11 +45,12 @@ h3 { font-size: .95rem; margin: 0 0 .5em; }
 p { margin: 0 0 .8em; max-width: 72ch; }
 .over { text-transform: uppercase; letter-spacing: .12em; font-size: .72rem; font-weight: 600; color: var(--muted); }
 .lead { font-size: 1.1rem; color: var(--muted); }
+.scroll + .note { margin-top: .8em; }
 .note, figcaption, .small { color: var(--muted); font-size: .86rem; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 18px 20px; }
 .runs { list-style: none; margin: 1.4em 0 0; padding: 0; display: grid; gap: 10px; }
-.runs li { display: grid; grid-template-columns: auto 1fr; gap: 0 14px; align-items: baseline; }
-.runs strong { font-weight: 650; } .runs .small { grid-column: 2; overflow-wrap: anywhere; }
+.runs li { display: grid; grid-template-columns: auto 1fr; gap: 0 14px; padding-top: 12px; padding-bottom: 12px; }
+.runs strong { font-weight: 650; margin-right: .7em; } .runs .small { grid-column: 2; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 14px; height: 14px; border-radius: 4px; background: var(--c);
   align-self: center; }
 figure { margin: 0 0 16px; position: relative; min-width: 0; }
@@ -59,14 +61,14 @@ figcaption { margin-top: 10px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; padding: 0; margin: 0 0 12px;
   font-size: .88rem; }
 .legend .swatch { height: 4px; margin: 0 8px 4px 0; vertical-align: middle; border-radius: 2px; }
-.multiples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(290px, 100%), 1fr)); gap: 16px; }
+.multiples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px; }
 .multiples figure { margin: 0; }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(280px, 100%), 1fr)); gap: 16px; }
 .videos figure { margin: 0; }
 video { display: block; width: 100%; max-height: 70vh; background: #000; border-radius: 8px; }
 .scroll { overflow-x: auto; padding: 4px 20px; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 8px 16px 8px 0; border-bottom: 1px solid var(--rule); vertical-align: middle; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 8px 14px 8px 0; border-bottom: 1px solid var(--rule); vertical-align: middle; }
 tr:last-child > td, tr:last-child > th { border-bottom: 0; }
 th { font-weight: 600; } thead th { color: var(--muted); font-size: .8rem; white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
@@ -75,7 +77,7 @@ tr.ours th, tr.ours td { font-weight: 650; } tr.ours .bar i { background: var(--
 tr.edge th, tr.edge td { color: var(--muted); font-style: italic; }
 .bar { width: 26%; min-width: 90px; } .bar i { display: block; height: 10px; border-radius: 3px;
   background: color-mix(in srgb, var(--muted) 45%, transparent); min-width: 2px; }
-.strip { width: 170px; } .strip svg { display: block; width: 170px; height: 22px; overflow: visible; }
+.strip { width: 120px; } .strip svg { display: block; width: 120px; height: 22px; overflow: visible; }
 .strip .base { stroke: var(--rule); } .strip .game { stroke: var(--c); opacity: .35; }
 .strip .span { stroke: var(--c); stroke-width: 4; stroke-linecap: round; } .strip circle { fill: var(--c);
   stroke: var(--card); stroke-width: 1.5; }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retorq.report.chart import SERIES_COLORS, short
+from retorq.report.chart import SERIES_COLORS, interval, short
 from retorq.report.curves import Group, evaluation_interval, flatten, settings_text
 from retorq.report.runs import Row, Run, number, numbers
 from retorq.running.scores import PUBLISHED, game_id, human_normalised, published, reference
@@ -51,13 +51,13 @@ def _strip(row: Row, low: float, high: float, color: int) -> str:
     span = (high - low) or 1.0
 
     def x(value: float) -> str:
-        return f"{4 + 162 * (min(max(value, low), high) - low) / span:.1f}"
+        return f"{4 + 112 * (min(max(value, low), high) - low) / span:.1f}"
 
     games = "".join(f'<line class="game" x1="{x(s)}" x2="{x(s)}" y1="5" y2="17"/>' for s in sorted(set(scores))[:400])
     return (
-        f'<td class="strip s{color}"><svg viewBox="0 0 170 22" role="img">'
+        f'<td class="strip s{color}"><svg viewBox="0 0 120 22" role="img">'
         f"<title>{len(scores)} scores from {short(min(scores))} to {short(max(scores))}</title>"
-        f'<line class="base" x1="4" x2="166" y1="11" y2="11"/>{games}'
+        f'<line class="base" x1="4" x2="116" y1="11" y2="11"/>{games}'
         f'<line class="span" x1="{x(bottom)}" x2="{x(top)}" y1="11" y2="11"/>'
         f'<circle cx="{x(mean)}" cy="11" r="4.5"/></svg></td>'
     )
@@ -70,9 +70,9 @@ def evaluation_table(groups: Sequence[Group], most: int = 12) -> str:
         return '<p class="empty">No evaluation yet.</p>'
     every = [score for _, _, row in chosen for score in numbers(row, "scores")]
     atari = reference(groups[0].env) is not None
-    head = _head("Run", "Protocol", "#Steps", "#Epsilon", "#Games", "#Mean", "#95% interval", "#Median", "Scores")
+    head = _head("Run", "Protocol", "#Steps", "#Epsilon", "#Games", "#Mean", "#95% interval", "#Median", "All scores")
     if atari:
-        head[-1:-1] = _head("#Human-normalized")
+        head[-1:-1] = _head("#Of human")
     rows = [_evaluation_row(group, run, row, min(every), max(every), atari) for group, run, row in chosen]
     hidden = sum(max(0, len(run.evaluations) - most) for group in groups for run in group.runs)
     note = f" {hidden} earlier evaluations are not listed." if hidden else ""
@@ -90,13 +90,13 @@ def _evaluation_row(group: Group, run: Run, row: Row, low: float, high: float, a
     mean, bottom, top = evaluation_interval(row)
     epsilon = number(row, "epsilon")
     color = group.color % SERIES_COLORS
-    interval = f"{short(bottom)} to {short(top)}" if len(scores) > 1 else "one game"
+    center, below, above = interval(mean, bottom, top)
     cells = _cells(
         short(float(row["step"])),
         "" if epsilon is None else f"{epsilon:g}",
         str(len(scores)),
-        f"<strong>{short(mean)}</strong>",
-        interval,
+        f"<strong>{center}</strong>",
+        f"{below} to {above}" if len(scores) > 1 else "one game",
         short(float(np.median(scores))),
         *([percent(group.env, mean)] if atari else []),
     )
@@ -148,7 +148,7 @@ def published_table(groups: Sequence[Group]) -> str:
     return (
         "<h2>Beside published scores</h2>"
         + table(
-            _head("", "#Score", "", "#Human-normalized", "How it was measured"),
+            _head("", "#Score", "", "#Of human", "How it was measured"),
             [_score_row(env, entry, *span) for entry in entries],
         )
         + '<p class="note">Published numbers come from different protocols, so a difference between two rows is not '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Trainer:
         self.pool = LocalPool(actor)
         self.pool.publish(self.learner.online, 0)
         self.credits = 0.0
+        self.refill = 0
         self.sums: dict[str, Tensor] = {}
         self.updates_summed = 0
         self.last_batch: Batch | None = None
@@ -70,7 +71,7 @@ class Trainer:
     @property
     def warm(self) -> bool:
         """Whether the warm-up is over."""
-        return self.steps >= self.agent.warmup
+        return self.steps >= max(self.agent.warmup, self.refill)
 
     @property
     def epsilon(self) -> float:
@@ -133,27 +134,39 @@ class Trainer:
         replay = self.replay.state_dict()
         return {
             "credits": self.credits,
+            "refill": self.refill,
             "updates_summed": self.updates_summed,
             "learner": self.learner.state_dict()[1],
             "actor": self.pool.actor.state_dict()[1],
             "replay": _plain(replay),
         }
 
-    def load(self, parts: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> bool:
-        """Put everything back; False if the environments could not be and new games were begun."""
-        self.learner.load_state_dict(parts["learner"], numbers["learner"])
+    def load(
+        self, read: Callable[[str], Mapping[str, Tensor]], parts: Iterable[str], numbers: Mapping[str, Any], *, rows: bool
+    ) -> bool:
+        """Put everything back, reading one part after the other; False if new games had to be begun.
+
+        Without ``rows`` (a checkpoint that holds no replay) the replay starts empty, and warm-up is done again.
+        """
+        acting_parts = read("actor")
+        self.learner.load_state_dict(read("learner"), numbers["learner"])
         self.pool.publish(self.learner.online, self.learner.updates)
-        acting = {k.removeprefix("acting."): v for k, v in parts["actor"].items() if k.startswith("acting.")}
+        acting = {k.removeprefix("acting."): v for k, v in acting_parts.items() if k.startswith("acting.")}
         if acting:
             self.pool.actor.network.load_state_dict(acting)
-        exact = self.pool.actor.load_state_dict(parts["actor"], numbers["actor"])
-        index = parts["replay-index"]
+        exact = self.pool.actor.load_state_dict(acting_parts, numbers["actor"])
+        index = read("replay-index")
         arrays = {name: value.numpy() for name, value in index.items() if not name.startswith("sum.")}
         self.sums = {k.removeprefix("sum."): v.to(self.learner.device) for k, v in index.items() if k.startswith("sum.")}
-        self.replay.load_state_dict(_merged(arrays, numbers["replay"]))
-        for name, tensors in parts.items():
-            if name.startswith("replay-0"):
-                self.replay.storage.restore(name, tensors)
+        if rows:
+            self.replay.load_state_dict(_merged(arrays, numbers["replay"]))
+            for name in parts:
+                if name != "replay-index" and name.startswith("replay-"):
+                    self.replay.storage.restore(name, read(name))
+        else:
+            self.refill = self.steps + self.agent.warmup
+        if rows:
+            self.refill = int(numbers["refill"])
         self.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
         if not exact:
             for columns, rows in self.pool.actor.cut():

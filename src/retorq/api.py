@@ -1,0 +1,287 @@
+"""The Python surface, ``train`` and ``load``: where algorithms and running meet. The command line calls the same code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from retorq import algorithms
+from retorq.acting.actor import Actor
+from retorq.acting.explore import Fixed
+from retorq.agent import Agent
+from retorq.envs.make import describe, make
+from retorq.envs.options import EnvOptions
+from retorq.running import evaluate as evaluation
+from retorq.running.checkpoint import newest
+from retorq.running.folder import RunFolder, default_path
+from retorq.running.train import RESUMABLE, RunOptions, Task, introduce, prepare, stored_config
+from retorq.running.train import train as run_training
+from retorq.types import EnvSpec, Inputs, Refused, Tree, UserError
+
+STEPS = {"atari": 50_000_000, "laptop": 1_000_000, "toy": 40_000}
+"""Agent steps of a run where none are given, by preset."""
+
+
+def compose(
+    env: str, *, agent: str, preset: str | None, config: Mapping[str, Any] | Any, options: EnvOptions, device: str, seed: int
+) -> Task:
+    """Make an agent for an environment. ``config`` is a ``Config`` or fields that differ from the preset's.
+
+    Raises:
+        UserError: Unknown agent, preset, field or environment, or a value that makes no sense.
+    """
+    module = algorithms.load(agent)
+    spec = describe(env, options)
+    preset = preset or default_preset(spec, device)
+    if preset not in module.PRESETS:
+        near = get_close_matches(preset, module.PRESETS, n=1, cutoff=0.0)[0]
+        raise UserError(f"preset is {preset!r}, which {agent} does not have; perhaps you meant {near!r}.")
+    if isinstance(config, Mapping):
+        base = module.PRESETS[preset]()
+        known = {field.name for field in fields(base)}
+        for name in config:
+            if name not in known:
+                near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise UserError(f"field {name!r} does not exist in {agent}; perhaps you meant {near!r}.")
+        config = replace(base, **config)
+    torch.manual_seed(seed)  # the initial weights
+    return Task(env=env, agent=module.make(config, spec), options=options, preset=preset)
+
+
+def default_preset(spec: EnvSpec, device: str) -> str:
+    """``atari`` on a GPU and ``laptop`` on a CPU for images of 36 pixels and more, else ``toy``."""
+    images = [leaf for leaf in spec.observation.values() if leaf.kind == "image"]
+    if not images or min(min(leaf.shape[1:]) for leaf in images) < 36:
+        return "toy"
+    return "atari" if device.startswith("cuda") else "laptop"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and how training in it ended (exit code 0: done, 75: stopped, can go on)."""
+
+    path: Path
+    code: int
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``."""
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+
+    def load(self) -> Player:
+        """The trained agent."""
+        return load(self.path)
+
+
+def train(
+    env: str,
+    agent: str = "recurrent_iqn",
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    run: str | Path | None = None,
+    preset: str | None = None,
+    options: EnvOptions | None = None,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    **settings: Any,
+) -> Run:
+    """Train an agent; on an existing folder of the same run, go on with it.
+
+    Args:
+        env: A Gymnasium id, ``ALE/NAME-v5``, a built-in toy, or ``module:Class``.
+        agent: A name of ``retorq list agents``.
+        steps: Agent steps, all environments together (default: by preset).
+        seed: One seed for everything.
+        run: The run folder (default: ``runs/ENV-AGENT-SEED``).
+        preset: Where the settings start from (default: by environment and device).
+        options: Environment options.
+        device: ``cpu`` or ``cuda``.
+        say: Takes each line about the run.
+        settings: Fields of the agent's ``Config`` or of ``RunOptions``.
+
+    Raises:
+        UserError: Something asked for does not exist or makes no sense (also its kinds ``Refused`` and ``Diverged``).
+    """
+    of_run = {f.name for f in fields(RunOptions)}
+    options = options or EnvOptions()
+    config = {name: value for name, value in settings.items() if name not in of_run}
+    task = compose(env, agent=agent, preset=preset, config=config, options=options, device=device, seed=seed)
+    chosen = {name: value for name, value in settings.items() if name in of_run}
+    total = steps or STEPS[task.preset]
+    how = RunOptions(**{"log_every": log_period(total)} | chosen, steps=total, seed=seed, device=device)
+    return start(task, how, Path(run) if run else default_path(env, agent, seed), say=say)
+
+
+def log_period(steps: int) -> int:
+    """Agent steps between rows of metrics.jsonl: about 200 rows a run."""
+    return max(100, steps // 200)
+
+
+def start(task: Task, run: RunOptions, path: Path, *, say: Callable[[str], None] = print) -> Run:
+    """Introduce the run, open its folder, and train; see ``train``."""
+    prepare(run)
+    introduce(task, run, say)
+    folder = RunFolder.create(
+        path,
+        agent=task.agent.name,
+        env=task.env,
+        seed=run.seed,
+        options=asdict(task.options),
+        config=stored_config(task, run),
+    )
+    with folder:
+        say(f"{'run folder':>20}  {path}" + (" (goes on)" if folder.resumed else ""))
+        return Run(path, run_training(task, run, folder))
+
+
+def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
+    """The task of an existing run, and what its ``config.json`` holds; changes nothing on disk."""
+    stored = RunFolder.open(path, lock=False).stored
+    config = dict(stored["config"])
+    preset = config.pop("preset")
+    for name in ("steps", "log_every"):
+        config.pop(name)
+    config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    options = EnvOptions(**stored["options"])
+    task = compose(
+        stored["env"],
+        agent=stored["agent"],
+        preset=preset,
+        config=config,
+        options=options,
+        device=device,
+        seed=stored["seed"],
+    )
+    return task, stored
+
+
+def resume(path: str | Path, *, device: str = "cpu", say: Callable[[str], None] = print, **run: Any) -> Run:
+    """Go on with a stopped run; ``run`` may change fields of ``RunOptions`` that are not the run's identity."""
+    path = Path(path)
+    task, stored = reopen(path, device=device)
+    config = stored["config"]
+    how = RunOptions(steps=config["steps"], log_every=config["log_every"], seed=stored["seed"], device=device, **run)
+    return start(task, how, path, say=say)
+
+
+@dataclass
+class PlayerState:
+    """What a :class:`Player` remembers between steps of one game: memory, and what it did and got last."""
+
+    memory: Tree
+    action: int = 0
+    elapsed: int = 0
+    first: bool = True
+
+
+class Player:
+    """A trained agent: ``act``, ``values`` and ``evaluate``."""
+
+    def __init__(self, task: Task, *, step: int, device: str = "cpu") -> None:
+        self.task, self.step, self.device = task, step, device
+        self.agent: Agent = task.agent
+        self.network = task.agent.network
+        self._generator = torch.Generator(device).manual_seed(0)
+
+    def act(self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0) -> tuple[int, PlayerState]:
+        """The greedy action for one observation, and the state to hand in with the next.
+
+        Args:
+            observation: One observation as the environment's door gives it: a dict of arrays, or the array itself
+                where there is only one; images are ``(channels, height, width)``.
+            state: None at the start of a game, else what the last call returned.
+            reward: The raw reward that followed the last action.
+        """
+        values, state = self.values(observation, state, reward=reward)
+        action = int(values.argmax())
+        return action, replace(state, action=action)
+
+    def values(
+        self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
+    ) -> tuple[np.ndarray, PlayerState]:
+        """Mean value of each action ``[A]``, and the state after seeing the observation."""
+        if self.agent.stack > 1:
+            raise Refused(f"stack is {self.agent.stack}; act() holds one image at a time, use evaluate().")
+        state = state or PlayerState(memory=self.network.initial_state(1, self.device))
+        seen = observation if isinstance(observation, Mapping) else {next(iter(self.agent.spec.observation)): observation}
+        row = Inputs(
+            observation={name: np.asarray(value) for name, value in seen.items()},
+            previous_action=np.asarray(state.action),
+            previous_reward=np.asarray(reward, np.float32),
+            elapsed=np.asarray(state.elapsed, np.int32),
+            first=np.asarray(state.first),
+        ).map(lambda a: torch.from_numpy(np.array(a))[None, None].to(self.device))
+        with torch.inference_mode():
+            features, memory = self.network.unroll(row, state.memory, self._generator)
+            mean = self.network.head(features, self.agent.action_samples, self._generator).mean()[0, 0]
+        return mean.cpu().numpy(), PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
+
+    def evaluate(
+        self, *, protocol: str | None = None, episodes: int | None = None, seed: int = 0, env: str | None = None
+    ) -> dict[str, Any]:
+        """Play by a named protocol; the record that ``eval/*.json`` holds."""
+        env = env or self.task.env
+        return evaluation.evaluate(
+            self.agent,
+            self.network,
+            env,
+            self.task.options,
+            using=evaluation.protocol(protocol, env),
+            episodes=episodes,
+            seed=seed,
+            step=self.step,
+            device=self.device,
+        )
+
+    def record(self, frames: Callable[[np.ndarray], None], *, seed: int = 0, epsilon: float = 0.001) -> float:
+        """Play one whole game, giving each picture ``uint8 [H, W, 3]`` to ``frames``; returns its score."""
+        env = make(self.task.env, columns=1, seed=seed, options=self.task.options, render=True)
+        actor = Actor(
+            env,
+            self.network,
+            Fixed(columns=1, value=epsilon),
+            total=1,
+            stack=self.agent.stack,
+            samples=self.agent.action_samples,
+            device=self.device,
+            seed=seed,
+        )
+        try:
+            while not actor.episodes:
+                actor.collect(1)
+                frames(env.render())  # type: ignore[attr-defined]
+        finally:
+            env.close()
+        return actor.episodes[0].score
+
+
+def load(run: str | Path, *, device: str = "cpu") -> Player:
+    """The agent of a run at its newest good checkpoint.
+
+    Raises:
+        UserError: There is no such run, or it has no checkpoint.
+        Refused: No checkpoint is whole.
+    """
+    path = Path(run)
+    task, stored = reopen(path, device=device)
+    found = newest(path / "checkpoints", run=stored["id"])
+    if found is None:
+        raise UserError(f"run {str(path)!r} has no checkpoint yet; train it first.")
+    weights = {
+        name.removeprefix("online."): value
+        for name, value in found.tensors("learner", device=device).items()
+        if name.startswith("online.")
+    }
+    task.agent.network.to(device).load_state_dict(weights)
+    return Player(task, step=found.step, device=device)
+
+
+__all__ = ["RESUMABLE", "Player", "PlayerState", "Run", "load", "resume", "train"]

@@ -1,0 +1,182 @@
+"""What a run will do and need, before it starts: the resource table, the memory check, the time estimate."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+
+from retorq.agent import Agent
+from retorq.types import Batch, Inputs, Refused, Trajectory
+
+PROCESS_BYTES = 600_000_000  # Python, torch and the emulators, measured on Linux; see benchmarks/memory.py
+ACTIVATION_COPIES = 12  # a learner step's working memory over its batch of float32 inputs, measured likewise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The numbers of the resource table. Bytes are of main memory (replay: of the learning device)."""
+
+    env: str
+    agent: str
+    steps: int
+    frames: int
+    rows_trained: int
+    updates: int
+    batch: str
+    replay_rows: int
+    replay_bytes: int
+    process_bytes: int
+    weights: int
+    seconds: float | None
+    device: str
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The table, as (what, how much)."""
+        time_left = "not measured" if self.seconds is None else f"about {duration(self.seconds)} on this machine"
+        return [
+            ("environment", self.env),
+            ("agent", f"{self.agent}, {self.weights:,} weights, on {self.device}"),
+            ("environment frames", f"{self.frames:,} ({self.steps:,} agent steps)"),
+            ("steps trained", f"{self.rows_trained:,}"),
+            ("updates", f"{self.updates:,} of {self.batch}"),
+            ("replay memory", f"{size(self.replay_bytes)} for {self.replay_rows:,} steps"),
+            ("process memory", f"about {size(self.process_bytes)} besides"),
+            ("estimated time", time_left),
+        ]
+
+
+def size(count: float) -> str:
+    """Bytes for people: 7.3 GB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 1 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cpu", measure: bool = True) -> Plan:
+    """Work out the table; ``measure`` times two updates and a few acting steps on a copy of the network."""
+    learning = max(0, steps - agent.warmup)
+    trained = int(learning * agent.samples_per_step)
+    updates = trained // agent.rows_per_update
+    frame_bytes = sum(
+        int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values()
+    )
+    batch_bytes = frame_bytes * agent.window.rows * agent.batch_size
+    weights = sum(p.numel() for p in agent.network.parameters())
+    rows = -(-(agent.capacity // agent.columns) // agent.layout.period) * agent.layout.period * agent.columns
+    return Plan(
+        env=env,
+        agent=agent.name,
+        steps=steps,
+        frames=steps * agent.spec.frames_per_step,
+        rows_trained=trained,
+        updates=updates,
+        batch=f"{agent.batch_size} x {agent.window.length} steps" if agent.window.length > 1 else f"{agent.batch_size} steps",
+        replay_rows=rows,
+        replay_bytes=int(agent.layout.bytes_per_row() * rows),
+        process_bytes=PROCESS_BYTES + weights * 4 * 5 + batch_bytes * ACTIVATION_COPIES,
+        weights=weights,
+        seconds=_measure(agent, steps, updates, torch.device(device)) if measure else None,
+        device=str(device),
+    )
+
+
+def require_memory(plan: Plan, device: torch.device | str = "cpu") -> None:
+    """Refuse what cannot fit into the memory that is free now.
+
+    Raises:
+        Refused: Replay and process need more than there is.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    need = plan.replay_bytes + (0 if on_gpu else plan.process_bytes)
+    if need > free:
+        row = plan.replay_bytes / plan.replay_rows
+        fits = max(0, int((free * 0.9 - (need - plan.replay_bytes)) / row))
+        remedy = f"set replay_size to at most {fits:,}" if fits > 1000 else "use a machine with more memory"
+        raise Refused(
+            f"replay_size is {plan.replay_rows:,} steps, so the run needs {size(need)} of memory, but {size(free)} are "
+            f"free; {remedy}."
+        )
+
+
+def _measure(agent: Agent, steps: int, updates: int, device: torch.device) -> float:
+    """Seconds the run would take: learner and acting network timed here; environments are not included."""
+    spare = copy.deepcopy(agent.network)
+    learner = agent.learner(device=device)
+    learner.online.load_state_dict(spare.state_dict())
+    batch = _made_up(agent, device)
+    generator = learner.generator.get_state()
+
+    def timed(function: object, repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            function()  # type: ignore[operator]
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / repeats
+
+    def act() -> None:
+        row = batch.trajectory.inputs.map(lambda a: a[:1, :1].expand(1, agent.columns, *a.shape[2:]).contiguous())
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=agent.precision == "bf16"):
+            features, _ = agent.network.unroll(row, agent.network.initial_state(agent.columns, device))
+            agent.network.head(features, agent.action_samples)
+
+    learner.update(batch)
+    per_update = timed(lambda: learner.update(batch), 2)
+    act()
+    per_step = timed(act, 3) / agent.columns
+    # The trial must leave no trace: same weights, same random numbers as without it.
+    agent.network.load_state_dict(spare.state_dict())
+    learner.generator.set_state(generator)
+    agent.network.zero_grad(set_to_none=True)
+    return per_update * updates + per_step * steps
+
+
+def _made_up(agent: Agent, device: torch.device) -> Batch:
+    """A batch of the right shapes, all zeros."""
+    rows, columns = agent.window.rows, agent.batch_size
+
+    def zeros(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        return torch.zeros(rows, columns, *shape, dtype=dtype, device=device)
+
+    observation = {}
+    for name, leaf in agent.spec.observation.items():
+        shape = (leaf.shape[0] * agent.stack, *leaf.shape[1:]) if leaf.kind == "image" else leaf.shape
+        observation[name] = zeros(getattr(torch, leaf.dtype), *shape)
+    inputs = Inputs(
+        observation=observation,
+        previous_action=zeros(torch.int64),
+        previous_reward=zeros(torch.float32),
+        elapsed=zeros(torch.int32),
+        first=zeros(torch.bool),
+    )
+    trajectory = Trajectory(
+        inputs=inputs,
+        action=zeros(torch.int64),
+        reward=zeros(torch.float32),
+        terminated=zeros(torch.bool),
+        truncated=zeros(torch.bool),
+        last=zeros(torch.bool),
+    )
+    return Batch(
+        trajectory=trajectory,
+        state=agent.network.initial_state(columns, device),
+        weight=torch.ones(columns, device=device),
+        keys=np.zeros((columns, 2), dtype=np.int64),
+    )

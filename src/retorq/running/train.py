@@ -1,0 +1,222 @@
+"""Training runs: a folder, a plan, the loop, checkpoints, and what to say. The learning itself is in ``trainer.py``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from retorq.agent import Agent
+from retorq.envs.make import make
+from retorq.envs.options import EnvOptions
+from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
+from retorq.running.folder import RunFolder
+from retorq.running.log import Log
+from retorq.running.plan import Plan, plan, require_memory
+from retorq.running.signals import StopSignal
+from retorq.running.trainer import Trainer
+from retorq.types import Diverged, UserError
+
+RESUMABLE = 75
+"""Exit code of a run that was stopped and can go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run, apart from what to learn. ``steps`` and ``seed`` belong to the run; the rest may change on a resume.
+
+    Attributes:
+        steps: Agent steps, all environments together.
+        seed: One seed for everything.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads for the learner; 0: as many as there are cores.
+        log_every: Agent steps between rows of metrics.jsonl.
+        checkpoint_seconds: Seconds between checkpoints; one is also written at the end and when stopped.
+        save_replay: Keep the replay in checkpoints; without it a resume refills it first, and is not exact.
+        tensorboard: Write TensorBoard events; unset: if it is installed.
+    """
+
+    steps: int
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+    log_every: int = 10_000
+    checkpoint_seconds: float = 600.0
+    save_replay: bool = True
+    tensorboard: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name, lowest in (("steps", 1), ("seed", 0), ("threads", 0), ("log_every", 1), ("checkpoint_seconds", 0)):
+            if getattr(self, name) < lowest:
+                raise UserError(f"{name} is {getattr(self, name)}; give at least {lowest}.")
+        if self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise UserError(f"device is {self.device!r}; give cpu or cuda.")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device is {self.device!r}, but this machine offers no CUDA GPU to PyTorch; use cpu.")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same run."""
+        return {"steps": self.steps, "log_every": self.log_every}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to train: an agent made for an environment, and how both were asked for."""
+
+    env: str
+    agent: Agent
+    options: EnvOptions
+    preset: str
+
+
+def prepare(run: RunOptions) -> None:
+    """Set threads and number formats of this process: denormals are flushed, since they slow an LSTM tenfold."""
+    torch.set_flush_denormal(True)
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    if run.device.startswith("cuda"):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+
+
+def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
+    """Print what will run, and refuse what cannot fit.
+
+    Raises:
+        Refused: It needs more memory than there is.
+    """
+    table = plan(task.agent, task.env, run.steps, device=run.device)
+    for what, how_much in table.rows:
+        say(f"{what:>20}  {how_much}")
+    settings = ", ".join(f"{name} {value}" for name, value in task.agent.spec.settings.items())
+    say(f"{'environment settings':>20}  {settings or 'none'}")
+    say(f"{'exploration':>20}  {task.agent.explore.sentence}")
+    for note in task.agent.notes:
+        say(f"{'note':>20}  {note}")
+    require_memory(table, run.device)
+    return table
+
+
+def train(task: Task, run: RunOptions, folder: RunFolder, *, log: Log | None = None, stop: StopSignal | None = None) -> int:
+    """Train to the end or until stopped; returns the exit code (0 or 75).
+
+    Raises:
+        Diverged: Updates kept failing; the batch is in ``diverged.safetensors`` and the last checkpoint stands.
+        Refused: No checkpoint of this run can be read.
+    """
+    vector = make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
+    log = log or Log(folder.path, total=run.steps, period=run.log_every, tensorboard=run.tensorboard)
+    try:
+        trainer = Trainer(task.agent, vector, total=run.steps, seed=run.seed, device=run.device)
+        resume(trainer, folder, log)
+        with log, stop if stop is not None else StopSignal() as stopping:
+            return _loop(trainer, run, folder, log, stopping)
+    finally:
+        vector.close()
+
+
+def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stopping: StopSignal) -> int:
+    saved_at = time.monotonic()
+    per_step = trainer.agent.spec.frames_per_step
+    try:
+        while not trainer.done and not stopping:
+            trainer.step()
+            for episode in trainer.pool.drain():
+                log.episode(episode)
+            if log.due(trainer.steps) or trainer.done:
+                log.metrics(trainer.steps, trainer.steps * per_step, trainer.learner.updates, _values(trainer))
+            log.progress(
+                trainer.steps, trainer.learner.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon
+            )
+            if time.monotonic() - saved_at >= run.checkpoint_seconds:
+                store(trainer, folder, log, run)
+                saved_at = time.monotonic()
+    except Diverged:
+        _dump(trainer, folder.path / "diverged.safetensors")
+        raise
+    stored = store(trainer, folder, log, run)
+    if trainer.done:
+        log.say(f"done: {trainer.steps:,} steps, {trainer.learner.updates:,} updates in {log.seconds / 60:.1f} min")
+        return 0
+    log.say(
+        f"stopped at step {trainer.steps:,}"
+        + (f"; go on with: retorq resume {folder.path}" if stored else "; NOT saved, the last checkpoint stands")
+    )
+    return RESUMABLE
+
+
+def _values(trainer: Trainer) -> dict[str, float]:
+    return trainer.means() | {"epsilon": trainer.epsilon, "replay_ratio": _ratio(trainer)}
+
+
+def _ratio(trainer: Trainer) -> float:
+    learned = max(1, trainer.steps - trainer.agent.warmup)
+    return round(trainer.learner.updates * trainer.agent.rows_per_update / learned, 3)
+
+
+def store(trainer: Trainer, folder: RunFolder, log: Log, run: RunOptions) -> bool:
+    """Write a checkpoint; a full disk is told and survived. Returns whether it was written."""
+    parts = {name: Part(tensors=lambda t=tensors: t) for name, tensors in trainer.tensors().items()}  # type: ignore[misc]
+    if run.save_replay:
+        for name, (fingerprint, tensors) in trainer.replay.chunks().items():
+            parts[name] = Part(tensors=tensors, fingerprint=fingerprint)
+    state = {"trainer": trainer.numbers(), "log": log.state_dict(), "replay_saved": run.save_replay}
+    try:
+        save(folder.checkpoints, trainer.steps, state=state, parts=parts, run=folder.id)
+    except SaveFailed as error:
+        log.say(f"checkpoint not written: {error}")
+        return False
+    return True
+
+
+def resume(trainer: Trainer, folder: RunFolder, log: Log) -> Checkpoint | None:
+    """Put the newest good checkpoint back into the trainer and the log, saying what could not be.
+
+    Raises:
+        Refused: There are checkpoints, but none is whole.
+    """
+    for note in folder.notes:
+        log.say(note)
+    if not folder.resumed:
+        return None
+    found = newest(folder.checkpoints, run=folder.id, warn=log.say)
+    if found is None:
+        log.say("this run has no checkpoint yet: it starts from the beginning")
+        return None
+    rows = bool(found.state["replay_saved"])
+    exact = trainer.load(found.tensors, found.parts, found.state["trainer"], rows=rows)
+    log.load_state_dict(found.state["log"])
+    log.say(f"going on at step {found.step:,} of {trainer.total:,}")
+    if not rows:
+        log.say("this checkpoint holds no replay: it is refilled with the present policy before learning goes on")
+    if not exact:
+        log.say("everything is as it was but the environments, which cannot be saved: new games were begun")
+    return found
+
+
+def _dump(trainer: Trainer, path: Path) -> None:
+    """The batch that could not be learned from, for a look."""
+    batch = trainer.last_batch
+    if batch is None:
+        return
+    rows = batch.trajectory
+    tensors: Mapping[str, torch.Tensor] = {
+        "action": rows.action,
+        "reward": rows.reward,
+        "terminated": rows.terminated,
+        "last": rows.last,
+        **{f"observation.{name}": value for name, value in rows.inputs.observation.items()},
+    }
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path)
+
+
+def stored_config(task: Task, run: RunOptions) -> dict[str, Any]:
+    """What ``config.json`` keeps of a run's settings."""
+    return {**asdict(task.agent.config), "preset": task.preset, **run.identity}

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"losses", "acting", "learner"},
     {"agent"},
     {"algorithms", "running"},
-    {"report"},
+    {"report", "api"},
     {"cli", "__init__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -99,7 +99,7 @@ class Misbehaving(gymnasium.Env):
             "nan": np.full(4, np.nan, np.float32),
             "shape": np.zeros(3, np.float32),
             "dtype": np.zeros(4, np.float64),
-        }.get(self._what, np.full(4, 0.5, np.float32))
+        }.get(self._what)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -113,7 +113,8 @@ class Misbehaving(gymnasium.Env):
         seen = np.full(4, self._step / 100, np.float32)
         reward, over = 1.0, False
         if self._where == "step" and self._step == self._at:
-            seen = self._do()
+            bad = self._do()
+            seen = seen if bad is None else bad
             reward = {"nan reward": np.nan, "huge reward": 1e300, "no reward": None, "text": "1"}.get(self._what, 1.0)
             over = {"flag": "yes"}.get(self._what, False)
         if self._what == "four":

@@ -34,12 +34,12 @@ def test_spec_tells_everything():
 
 @pytest.mark.parametrize("rom", ["breakout", "pong", "seaquest", "qbert", "space_invaders", "montezuma_revenge"])
 def test_an_end_is_always_followed_by_a_new_game_and_a_lost_life_never(rom):
-    env = Atari(rom, columns=4, seed=1, options=EnvOptions(max_frames=2400), training=True)
+    env = Atari(rom, columns=4, seed=1, options=EnvOptions(max_frames=1800), training=True)
     env.reset()
     generator = np.random.default_rng(0)
     games = lives = 0
     frame, ended = env._frame, np.zeros(4, bool)
-    for _ in range(700):
+    for _ in range(500):
         step = env.step(generator.integers(env.spec.actions, size=4))
         assert step.broken is None
         np.testing.assert_array_equal(env._frame < frame, ended)
@@ -86,7 +86,7 @@ def test_seeds_repeat_and_differ():
     ("rom", "options"),
     [
         ("breakout", EnvOptions(noop_max=0)),
-        ("seaquest", EnvOptions(noop_max=0, sticky=0.25, stack=2, max_frames=2001, frame_size=50)),
+        ("seaquest", EnvOptions(noop_max=0, sticky=0.25, stack=2, max_frames=1201, frame_size=50)),
         ("pong", EnvOptions(noop_max=0, grayscale=False, frame_skip=3, fire_reset=True)),
     ],
 )
@@ -99,7 +99,7 @@ def test_the_numpy_twin_sees_the_same_game(rom, options):
     generator = np.random.default_rng(1)
     pairs = [(fast.reset()["obs"], slow.reset()["obs"])]
     ends = 0
-    for _ in range(600):
+    for _ in range(450):
         action = generator.integers(fast.spec.actions, size=1)
         a, b = fast.step(action), slow.step(action)
         for name in ("reward", "terminated", "truncated", "ended"):

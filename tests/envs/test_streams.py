@@ -34,7 +34,7 @@ def stream(env, rows, salt=0):
         for column in range(columns):
             if waiting[column]:  # the final observation of an episode; its action is ignored
                 told[column].append((bytes_of(observation, column), 0, 0.0, False, False, True))
-                assert not (step.reward[column] or step.terminated[column] or step.truncated[column])
+                assert (step.reward[column], step.terminated[column], step.truncated[column]) == (0, False, False)
                 continue
             done[column] += 1
             flags = bool(step.terminated[column]), bool(step.truncated[column])

@@ -51,20 +51,21 @@ def fabricate(
     (folder / "versions.json").write_text(json.dumps({"retorq": "0.1.0", "torch": "2.13.0", "python": "3.11.9"}))
     (folder / "command.txt").write_text(f"retorq train {env} --agent {agent} --seed {seed}\n")
     at = np.sort(generator.integers(1, steps, size=4 * rows))
-    scores = np.clip(low + (high - low) * (skill(at) + 0.07 * generator.normal(size=at.size)), low - 1, high + 1)
+    scores = np.clip(low + (high - low) * (skill(at) + 0.07 * generator.normal(size=at.size)), low - 0.3, high + 0.3)
     episodes = [
         {"step": int(step), "score": float(round(score)), "length": int(800 + 900 * skill(step)), "column": index % 8}
         for index, (step, score) in enumerate(zip(at, scores, strict=True))
     ]
     lines(folder / "episodes.jsonl", episodes)
-    metrics = []
+    metrics, seconds = [], 0.0
     for step in np.linspace(steps / rows, steps, rows).astype(int):
+        seconds += steps / rows / (215 + 15 * generator.normal())
         done = [episode["score"] for episode in episodes if episode["step"] <= step][-100:]
         metrics.append(
             {
                 "step": int(step),
                 "frames": int(step) * frames,
-                "seconds": float(step) / (215 + 8 * generator.normal()),
+                "seconds": seconds,
                 "updates": int(step) // 20,
                 "score_mean": float(np.mean(done)) if done else None,
                 "score_count": len(done),
@@ -79,7 +80,7 @@ def fabricate(
     for part in range(1, evaluations + 1):
         step = steps * part // evaluations
         mean = low + (high - low) * skill(step)
-        drawn = np.round(np.clip(mean + 0.03 * (high - low) * generator.normal(size=games), low - 1, high + 1))
+        drawn = np.round(np.clip(mean + 0.03 * (high - low) * generator.normal(size=games), low - 0.3, high + 0.3))
         record = {
             "agent": agent,
             "env": env,

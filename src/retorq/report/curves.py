@@ -64,13 +64,14 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Repetitions of the same experiment put together, in the order given; colors count within an environment.
 
     Runs whose settings differ in more than seed, folder and budget are different experiments even when agent and
-    environment agree; their names then say what differs.
+    environment agree; their names then say what differs. A run without a readable configuration stands alone.
     """
     found: list[tuple[Run, dict[str, str], list[Run]]] = []
     for run in runs:
         settings = _settings(run)
         for head, theirs, members in found:
-            if (head.env, head.agent) == (run.env, run.agent) and theirs == settings:
+            known = run.env and run.agent and run.config
+            if known and (head.env, head.agent) == (run.env, run.agent) and theirs == settings:
                 members.append(run)
                 break
         else:

@@ -53,7 +53,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 def page(runs: Sequence[Run]) -> str:
     """The page's HTML."""
     groups = group_runs(runs)
-    envs = list(dict.fromkeys(group.env for group in groups))
+    sections = _sections(groups)
     title = _title(runs)
     videos = _Videos()
     parts = [
@@ -63,10 +63,10 @@ def page(runs: Sequence[Run]) -> str:
         _run_list(groups),
         _warnings(runs),
     ]
-    for env in envs:
-        if len(envs) > 1:
-            parts.append(f'<h2 class="env">{escape(_env_name(env))}</h2>')
-        parts += _environment([group for group in groups if group.env == env], videos)
+    for section in sections:
+        if len(sections) > 1:
+            parts.append(f'<h2 class="env">{escape(_env_name(section[0].env))}</h2>')
+        parts += _environment(section, videos)
     parts += _about(runs)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -76,6 +76,14 @@ def page(runs: Sequence[Run]) -> str:
         + "\n".join(part for part in parts if part)
         + f"\n</main><script>{style.SCRIPT}</script></body></html>\n"
     )
+
+
+def _sections(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups of one environment together; one whose environment is not told stands alone, for scores may not compare."""
+    found: dict[str, list[Group]] = {}
+    for index, group in enumerate(groups):
+        found.setdefault(group.env or f"unknown {index}", []).append(group)
+    return list(found.values())
 
 
 def _env_name(env: str) -> str:
@@ -141,8 +149,8 @@ def _run_list(groups: Sequence[Group]) -> str:
     items = []
     for group in groups:
         for run in group.runs:
-            name = [] if group.name == run.agent else [group.name]
-            small = " · ".join(part for part in (effort(run), *name, f"folder {run.name}") if part)
+            name = "" if group.name in (run.agent, run.name) else group.name
+            small = " · ".join(part for part in (effort(run), name, f"folder {run.name}") if part)
             items.append(
                 f'<li class="card s{group.color % SERIES_COLORS}"><span class="swatch"></span>'
                 f"<span><strong>{escape(run.label)}</strong>{escape(result(run))}</span>"
@@ -229,16 +237,18 @@ class _Videos:
         figures: list[str] = []
         left: list[str] = []
         for run in runs:
+            shown = 0
             for file in reversed(run.videos):
-                shown = sum(f'data-run="{escape(run.name)}"' in figure for figure in figures)
                 figure = self._embed(run, file) if shown < VIDEOS_PER_RUN else None
-                if figure:
-                    figures.append(figure)
-                else:
+                if figure is None:
                     left.append(f"{run.name}/videos/{file.name}")
+                else:
+                    figures.append(figure)
+                    shown += 1
         if not figures and not left:
             return ""
-        note = f'<p class="note">Not embedded: {escape(", ".join(left))}.</p>' if left else ""
+        names = escape(", ".join(left))
+        note = f'<p class="note">Not shown (older, torn, or beyond the room of a page): {names}.</p>' if left else ""
         return f'<h2>Play</h2><div class="videos">{"".join(figures)}</div>{note}'
 
     def _embed(self, run: Run, file: Path) -> str | None:
@@ -253,7 +263,7 @@ class _Videos:
         self.room -= size
         name = escape(f"{run.label} · {file.stem}")
         return (
-            f'<figure class="card" data-run="{escape(run.name)}"><video controls muted loop playsinline '
+            f'<figure class="card"><video controls muted loop playsinline '
             f'preload="metadata" aria-label="{name}" src="data:video/mp4;base64,{data}"></video>'
             f"<figcaption>{name}</figcaption></figure>"
         )

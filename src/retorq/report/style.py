@@ -72,8 +72,9 @@ th, td { text-align: left; padding: 8px 14px 8px 0; border-bottom: 1px solid var
 tr:last-child > td, tr:last-child > th { border-bottom: 0; }
 th { font-weight: 600; } thead th { color: var(--muted); font-size: .8rem; white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
+td.small { min-width: 250px; }
 td:last-child, th:last-child { padding-right: 0; }
-tr.ours th, tr.ours td { font-weight: 650; } tr.ours .bar i { background: var(--c); }
+tr.ours th, tr.ours td.n { font-weight: 650; } tr.ours .bar i { background: var(--c); }
 tr.edge th, tr.edge td { color: var(--muted); font-style: italic; }
 .bar { width: 26%; min-width: 90px; } .bar i { display: block; height: 10px; border-radius: 3px;
   background: color-mix(in srgb, var(--muted) 45%, transparent); min-width: 2px; }
@@ -158,7 +159,9 @@ function equip(figure, svg, data) {
     const room = outer.width - readout.offsetWidth - 6;
     const side = from + 16 > room ? from - readout.offsetWidth - 16 : from + 16;
     readout.style.left = Math.max(6, Math.min(room, side)) + 'px';
-    readout.style.top = (box.top - outer.top + top * box.height / svg.viewBox.baseVal.height + 6) + 'px';
+    const fits = side >= 6;  // beside the cursor; on a phone below the picture, so that it hides nothing
+    const under = box.bottom - outer.top, within = box.top - outer.top + top * box.height / svg.viewBox.baseVal.height;
+    readout.style.top = (fits ? within + 6 : under) + 'px';
   }
   svg.addEventListener('pointermove', event => {
     const box = svg.getBoundingClientRect();

@@ -69,11 +69,11 @@ def evaluation_table(groups: Sequence[Group], most: int = 12) -> str:
     if not chosen:
         return '<p class="empty">No evaluation yet.</p>'
     every = [score for _, _, row in chosen for score in numbers(row, "scores")]
-    atari = reference(groups[0].env) is not None
-    head = _head("Run", "Protocol", "#Steps", "#Epsilon", "#Games", "#Mean", "#95% interval", "#Median", "All scores")
-    if atari:
-        head[-1:-1] = _head("#Of human")
-    rows = [_evaluation_row(group, run, row, min(every), max(every), atari) for group, run, row in chosen]
+    human = ["#Of human"] if reference(groups[0].env) else []
+    head = _head(
+        "Run", "#Mean", "#95% interval", *human, "All scores", "#Median", "#Games", "#Steps", "#Epsilon", "Protocol"
+    )
+    rows = [_evaluation_row(group, run, row, min(every), max(every)) for group, run, row in chosen]
     hidden = sum(max(0, len(run.evaluations) - most) for group in groups for run in group.runs)
     note = f" {hidden} earlier evaluations are not listed." if hidden else ""
     scale = f"{short(min(every))} to {short(max(every))}"
@@ -85,23 +85,20 @@ def evaluation_table(groups: Sequence[Group], most: int = 12) -> str:
     )
 
 
-def _evaluation_row(group: Group, run: Run, row: Row, low: float, high: float, atari: bool) -> str:
+def _evaluation_row(group: Group, run: Run, row: Row, low: float, high: float) -> str:
     scores = numbers(row, "scores")
     mean, bottom, top = evaluation_interval(row)
-    epsilon = number(row, "epsilon")
-    color = group.color % SERIES_COLORS
     center, below, above = interval(mean, bottom, top)
-    cells = _cells(
-        short(float(row["step"])),
-        "" if epsilon is None else f"{epsilon:g}",
-        str(len(scores)),
-        f"<strong>{center}</strong>",
-        f"{below} to {above}" if len(scores) > 1 else "one game",
-        short(float(np.median(scores))),
-        *([percent(group.env, mean)] if atari else []),
+    epsilon = number(row, "epsilon")
+    between = f"{below} to {above}" if len(scores) > 1 else "one game"
+    human = [percent(group.env, mean)] if reference(group.env) else []
+    steps = short(float(row["step"]))
+    return (
+        f'<tr><th scope="row">{escape(run.label)}</th>{_cells(f"<strong>{center}</strong>", between, *human)}'
+        + _strip(row, low, high, group.color % SERIES_COLORS)
+        + _cells(short(float(np.median(scores))), str(len(scores)), steps, "" if epsilon is None else f"{epsilon:g}")
+        + f"<td>{escape(str(row.get('protocol') or 'not told'))}</td></tr>"
     )
-    name = f'<th scope="row">{escape(run.label)}</th><td>{escape(str(row.get("protocol") or "not told"))}</td>'
-    return f"<tr>{name}{cells}{_strip(row, low, high, color)}</tr>"
 
 
 def _differences(groups: Sequence[Group]) -> Iterator[str]:

@@ -44,7 +44,7 @@ PUBLISHED: Mapping[str, Source] = {
         paper="Mnih et al. 2015",
         protocol="best intermediate network; no-op starts, games cut after 5 minutes",
     ),
-    "dqn": Source(name="DQN", paper="Wang et al. 2016 (re-run)", protocol=_BEST),
+    "dqn": Source(name="DQN", paper="run again by Wang et al. 2016", protocol=_BEST),
     "dueling_ddqn": Source(name="Dueling Double DQN", paper="Wang et al. 2016", protocol=_BEST),
     "prior_dueling_ddqn": Source(name="Prioritized Dueling DDQN", paper="Wang et al. 2016", protocol=_BEST),
     "noisynet_dqn": Source(name="NoisyNet DQN", paper="Fortunato et al. 2018", protocol=_BEST),
@@ -160,7 +160,7 @@ def summarise(scores: Mapping[str, float], *, video_pinball_random: float = VIDE
 
 
 def bootstrap_interval(
-    scores: Sequence[float], level: float = 0.95, seed: int = 0, resamples: int = 10_000
+    scores: Sequence[float] | np.ndarray, level: float = 0.95, seed: int = 0, resamples: int = 10_000
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron 1979): what the mean could have been with other episodes.
 
@@ -180,14 +180,14 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def iqm(scores: Sequence[float]) -> float:
+def iqm(scores: Sequence[float] | np.ndarray) -> float:
     """Interquartile mean: the mean without the lowest and the highest ``floor(n / 4)`` scores (Agarwal et al. 2021)."""
     values = np.sort(_finite(scores))
     cut = values.size // 4
     return float(values[cut : values.size - cut].mean())
 
 
-def _finite(scores: Sequence[float]) -> np.ndarray:
+def _finite(scores: Sequence[float] | np.ndarray) -> np.ndarray:
     """Scores as a float64 array ``[n]``, n at least 1."""
     values = np.asarray(scores, dtype=np.float64).reshape(-1)
     if not values.size:

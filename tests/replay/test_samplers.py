@@ -71,6 +71,16 @@ def test_a_zero_leaf_is_never_returned(cls, leaves):
         assert (leaves[tree.sample(u)] > 0).all()
 
 
+def test_rounding_at_the_end_of_a_node_does_not_lead_to_a_zero_leaf():
+    leaves = np.random.default_rng(0).random((2 * SumTree.TOP, SumTree.WIDTH))
+    leaves[:, 0] = 0  # a node in which nothing exceeds the target would give its first leaf
+    tree = SumTree(leaves.size)
+    tree.load(leaves.ravel())
+    ends = np.cumsum(leaves.sum(axis=1)) / leaves.sum()
+    for u in (ends[:-1], *(np.nextafter(ends, 0) - k * 2**-53 for k in range(3))):
+        assert (leaves.ravel()[tree.sample(u)] > 0).all()
+
+
 def test_random_weights_are_found_up_to_rounding():
     generator = np.random.default_rng(1)
     leaves = generator.random(20_000) * (generator.random(20_000) > 0.3)

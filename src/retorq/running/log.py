@@ -154,7 +154,10 @@ class Log:
         self._display.say(sentence)
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON for the checkpoint; the rows it counts are on the disk before it returns, unless the disk is full."""
+        """JSON for the checkpoint; write the row that is due at its step first.
+
+        The rows it counts are on the disk before it returns, unless the disk is full.
+        """
         self._metrics.flush(sync=True)
         self._episodes.flush(sync=True)
         return {

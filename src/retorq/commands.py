@@ -1,0 +1,284 @@
+"""What each command of the command line does; the arguments are dataclasses and functions that tyro reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field, make_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from retorq.types import UserError
+
+
+def train(words: list[str]) -> int:
+    """Train an agent on an environment."""
+    from retorq import algorithms, api
+    from retorq.envs.options import EnvOptions
+    from retorq.running.train import RunOptions, introduce, prepare
+
+    early = _early(words)
+    module = algorithms.load(early.agent)
+    preset = early.preset or _default_preset(early)
+    if preset not in module.PRESETS:
+        near = get_close_matches(preset, module.PRESETS, n=1, cutoff=0.0)[0]
+        raise UserError(f"preset is {preset!r}, which {early.agent} does not have; perhaps you meant {near!r}.")
+    steps = api.STEPS[preset]
+    config = module.PRESETS[preset]()
+    command = make_dataclass(
+        "train",
+        [
+            ("environment", Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]),
+            ("agent", Annotated[str, tyro.conf.arg(help="see: retorq list agents")], field(default=early.agent)),
+            ("preset", Annotated[str, tyro.conf.arg(help=f"one of {', '.join(module.PRESETS)}")], field(default=preset)),
+            ("run", Annotated[Path | None, tyro.conf.arg(help="run folder (runs/ENV-AGENT-SEED)")], field(default=None)),
+            ("steps", Annotated[int, tyro.conf.arg(help="agent steps, all environments together")], field(default=steps)),
+            ("seed", Annotated[int, tyro.conf.arg(help="one seed for everything")], field(default=0)),
+            ("device", Annotated[str, tyro.conf.arg(help="cpu or cuda")], field(default="cpu")),
+            ("threads", Annotated[int, tyro.conf.arg(help="CPU threads; 0: all cores")], field(default=0)),
+            ("log_every", Annotated[int | None, tyro.conf.arg(help="steps between rows of metrics.jsonl")], field(default=None)),
+            ("checkpoint_seconds", Annotated[float, tyro.conf.arg(help="seconds between checkpoints")], field(default=600.0)),
+            ("save_replay", Annotated[bool, tyro.conf.arg(help="keep the replay in checkpoints")], field(default=True)),
+            ("dry_run", Annotated[bool, tyro.conf.arg(help="print what would run, and stop")], field(default=False)),
+            ("options", Annotated[EnvOptions, tyro.conf.arg(name="env")], field(default=EnvOptions())),
+            ("config", Annotated[type(config), tyro.conf.OmitArgPrefixes], field(default=config)),
+        ],
+        frozen=True,
+    )
+    command.__doc__ = f"Train {early.agent} (settings below start from the preset {preset!r})."
+    asked: Any = tyro.cli(command, args=words, prog="retorq train")
+    task = api.compose(
+        asked.environment,
+        agent=asked.agent,
+        preset=asked.preset,
+        config=asked.config,
+        options=asked.options,
+        device=asked.device,
+        seed=asked.seed,
+    )
+    run = RunOptions(
+        steps=asked.steps,
+        seed=asked.seed,
+        device=asked.device,
+        threads=asked.threads,
+        log_every=asked.log_every or api.log_period(asked.steps),
+        checkpoint_seconds=asked.checkpoint_seconds,
+        save_replay=asked.save_replay,
+    )
+    if asked.dry_run:
+        prepare(run)
+        introduce(task, run, _say)
+        return 0
+    path = asked.run or api.default_path(asked.environment, asked.agent, asked.seed)
+    return api.start(task, run, path, say=_say).code
+
+
+def _early(words: list[str]) -> argparse.Namespace:
+    """What decides which settings there are, read before the rest: environment, agent, preset, device."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in (("agent", "recurrent_iqn"), ("preset", None), ("device", "cpu")):
+        parser.add_argument(f"--{name}", default=default)
+    known, rest = parser.parse_known_args(words)
+    known.env = next((word for word in rest[:1] if not word.startswith("-")), None)
+    return known
+
+
+def _default_preset(early: argparse.Namespace) -> str:
+    from retorq import api
+    from retorq.envs.make import describe
+
+    return "toy" if early.env is None else api.default_preset(describe(early.env), early.device)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def resume(words: list[str]) -> int:
+    """Go on with a stopped run."""
+    from retorq import api
+
+    def command(
+        run: tyro.conf.Positional[Path], device: str = "cpu", threads: int = 0, checkpoint_seconds: float = 600.0
+    ) -> int:
+        """Go on with a stopped run.
+
+        Args:
+            run: The run folder.
+            device: cpu or cuda.
+            threads: CPU threads; 0: all cores.
+            checkpoint_seconds: Seconds between checkpoints.
+        """
+        went = api.resume(run, device=device, threads=threads, checkpoint_seconds=checkpoint_seconds, say=_say)
+        return went.code
+
+    return tyro.cli(command, args=words, prog="retorq resume")
+
+
+@dataclass(frozen=True)
+class _Eval:
+    """Play whole games by a named protocol; writes RUN/eval/STEP-PROTOCOL.json."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    protocol: str | None = None
+    """See: retorq list protocols (default: recurrent_iqn_2019 for Atari, else greedy)."""
+    episodes: int | None = None
+    """Games to count, instead of the protocol's number."""
+    seed: int = 1_000
+    """Seed of the evaluation's environments and actions."""
+    video: int = 0
+    """Record this many games as RUN/videos/STEP-I.mp4."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    json: bool = False
+    """Print the record as JSON and nothing else."""
+
+
+def eval(words: list[str]) -> int:
+    """Evaluate a run."""
+    asked = tyro.cli(_Eval, args=words, prog="retorq eval")
+    from retorq import api
+    from retorq.running.evaluate import protocol
+
+    player = api.load(asked.run, device=asked.device)
+    using = protocol(asked.protocol, player.task.env)
+    if not asked.json:
+        print(f"{using.name}: {using.summary}", flush=True)
+    record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed)
+    path = asked.run / "eval" / f"{player.step}-{using.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    if asked.json:
+        print(json.dumps(record))
+    else:
+        print(_told(record), f"\nwritten to {path}")
+    for number in range(asked.video):
+        _video(player, asked.run / "videos" / f"{player.step}-{number}.mp4", asked.seed + number, quiet=asked.json)
+    return 0
+
+
+def _told(record: dict[str, Any]) -> str:
+    if not record["episodes"]:
+        return "no game was completed"
+    low, high = record["ci95"]
+    human = f", {record['human_normalised']:.1%} of human" if "human_normalised" in record else ""
+    return (
+        f"mean {record['mean']:.2f} (95% interval {low:.2f} to {high:.2f}), median {record['median']:.2f} over "
+        f"{record['episodes']} games{human}, at step {record['step']:,}"
+    )
+
+
+def _video(player: Any, path: Path, seed: int, *, quiet: bool) -> None:
+    from retorq.report.video import write_video
+
+    frames: list[Any] = []
+    score = player.record(frames.append, seed=seed)
+    path.parent.mkdir(exist_ok=True)
+    write_video(path, frames, fps=15)
+    if not quiet:
+        print(f"recorded a game of score {score:g} in {path}")
+
+
+def report(words: list[str]) -> int:
+    """Write one page about one or more runs."""
+    from retorq.report.page import write_report
+
+    def command(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> int:
+        """Write one self-contained page: curves, scores, settings, video.
+
+        Args:
+            runs: Run folders; runs of one agent on one environment are drawn together.
+            out: The page (default: report.html in the first run's folder).
+        """
+        if not runs:
+            raise UserError("runs is empty; name at least one run folder.")
+        print(f"written to {write_report(list(runs), out or runs[0] / 'report.html')}")
+        return 0
+
+    return tyro.cli(command, args=words, prog="retorq report")
+
+
+def list(words: list[str]) -> int:
+    """List what there is."""
+
+    def command(what: tyro.conf.Positional[Literal["agents", "envs", "protocols"]]) -> int:
+        """List agents, environments or evaluation protocols.
+
+        Args:
+            what: What to list.
+        """
+        for name, about in _listed(what):
+            print(f"{name:<24}{about}")
+        return 0
+
+    return tyro.cli(command, args=words, prog="retorq list")
+
+
+def _listed(what: str) -> list[tuple[str, str]]:
+    if what == "agents":
+        from retorq import algorithms
+
+        modules = {name: algorithms.load(name) for name in algorithms.AGENTS}
+        return [
+            (name, f"{(module.__doc__ or '').splitlines()[0]} Presets: {', '.join(module.PRESETS)}.")
+            for name, module in modules.items()
+        ]
+    if what == "protocols":
+        from retorq.running.evaluate import PROTOCOLS
+
+        return [(name, protocol.summary) for name, protocol in PROTOCOLS.items()]
+    from retorq.envs.listing import environments
+
+    return environments()
+
+
+def bench(words: list[str]) -> int:
+    """Measure this machine."""
+    from retorq.bench import run
+
+    return run(words)
+
+
+def doctor(words: list[str]) -> int:
+    """Look at this installation, or try an environment."""
+
+    def command(env: tyro.conf.Positional[str | None] = None) -> int:
+        """Look at this installation; with ENV, try that environment.
+
+        Args:
+            env: The environment to try.
+        """
+        if env is None:
+            for line in _installation():
+                print(line)
+            return 0
+        from retorq.envs.make import check
+
+        findings = check(env)
+        for good, sentence in findings:
+            print(f"{'ok ' if good else 'BAD'} {sentence}")
+        return 0 if all(good for good, _ in findings) else UserError.exit_code
+
+    return tyro.cli(command, args=words, prog="retorq doctor")
+
+
+def _installation() -> list[str]:
+    import torch
+
+    from retorq.running.folder import versions
+    from retorq.running.plan import size
+
+    import psutil
+
+    lines = [f"{name:<12}{value}" for name, value in versions().items()]
+    lines.append(f"{'memory':<12}{size(psutil.virtual_memory().available)} free")
+    lines.append(f"{'threads':<12}{torch.get_num_threads()}")
+    lines.append(f"{'cuda':<12}{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU that PyTorch can use'}")
+    capability = torch.backends.cpu.get_cpu_capability()
+    lines.append(f"{'processor':<12}{capability}")
+    return lines
+

@@ -71,14 +71,22 @@ def test_a_zero_leaf_is_never_returned(cls, leaves):
         assert (leaves[tree.sample(u)] > 0).all()
 
 
+class OneNode(SumTree):
+    """Sixteen leaves beneath one node."""
+
+    TOP = 1
+
+
 def test_rounding_at_the_end_of_a_node_does_not_lead_to_a_zero_leaf():
-    leaves = np.random.default_rng(0).random((2 * SumTree.TOP, SumTree.WIDTH))
-    leaves[:, 0] = 0  # a node in which nothing exceeds the target would give its first leaf
-    tree = SumTree(leaves.size)
-    tree.load(leaves.ravel())
-    ends = np.cumsum(leaves.sum(axis=1)) / leaves.sum()
-    for u in (ends[:-1], *(np.nextafter(ends, 0) - k * 2**-53 for k in range(3))):
-        assert (leaves.ravel()[tree.sample(u)] > 0).all()
+    generator, differ = np.random.default_rng(0), 0
+    for _ in range(100):
+        leaves = generator.random(OneNode.WIDTH)
+        leaves[[0, -1]] = 0  # where nothing exceeded the target, a zero leaf would be taken: the first or the last
+        tree = OneNode(OneNode.WIDTH)
+        tree.load(leaves)
+        differ += np.cumsum(leaves)[-1] < tree.total
+        assert tree.sample([1 - 2**-53]) == 14
+    assert differ > 10  # sums in two orders do round differently
 
 
 def test_random_weights_are_found_up_to_rounding():

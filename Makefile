@@ -67,5 +67,5 @@ $(VENV)/.ready-train: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "installing retorq and its development tools with the versions of constraints.txt"
-	@$(INSTALL) '.[atari,video,log,plot,dev]'
+	@$(INSTALL) '.[all,dev]'
 	@touch $@ $(VENV)/.ready-train

@@ -17,7 +17,9 @@ LAYERS: list[set[str]] = [
     {"agent"},
     {"algorithms", "running"},
     {"report", "api"},
-    {"cli", "__init__"},
+    {"__init__"},
+    {"commands"},
+    {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # A head returns action values, and the network hands them on.
@@ -33,6 +35,7 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, ...
             base = ["retorq", *package[: len(package) - node.level + 1]] if node.level else []
             base += node.module.split(".") if node.module else []
             names = [[*base, alias.name] for alias in node.names] if base == ["retorq"] else [base]
+            names = [["retorq", "__init__"] if name[1:] == ["__version__"] else name for name in names]
         else:
             continue
         yield from (tuple(name[1:]) for name in names if name[0] == "retorq" and name[1:])

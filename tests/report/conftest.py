@@ -40,12 +40,13 @@ def fabricate(
         return 1 / (1 + np.exp(-12 * (np.asarray(step) / steps - middle)))
 
     config = {
+        "format": 1,
+        "id": f"{seed:032x}",
         "env": env,
         "agent": agent,
         "seed": seed,
-        "steps": steps,
-        "config": {"learning_rate": 3e-4, "n_step": 3, "hidden": [512], **settings},
-        "env_settings": {"action_repeat": frames, "sticky": 0.0, "noop_max": 30},
+        "options": {"frame_skip": frames, "sticky": 0.0, "noop_max": 30},
+        "config": {"learning_rate": 3e-4, "n_step": 3, "hidden": [512], "steps": steps, **settings},
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "versions.json").write_text(json.dumps({"retorq": "0.1.0", "torch": "2.13.0", "python": "3.11.9"}))

@@ -77,6 +77,15 @@ def test_files_of_any_kind_never_stop_the_page(make_run: Make) -> None:
         assert any(part in note for note in run.notes), part
 
 
+def test_videos_are_in_the_order_of_training(make_run: Make) -> None:
+    folder = make_run() / "videos"
+    folder.mkdir()
+    names = ["500-0", "500-2", "500-10", "1000-0", "last"]
+    for name in reversed(names):
+        (folder / f"{name}.mp4").write_bytes(b"")
+    assert [video.stem for video in load_run(folder.parent).videos] == names
+
+
 def test_nested_configurations_are_understood(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"format": 1, "spec": {"env": {"id": "catch"}}, "run": {"agent": {"name": "dqn"}, "seed": 0}})

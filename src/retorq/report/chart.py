@@ -156,7 +156,7 @@ def _y_range(chart: Chart) -> tuple[float, float]:
     low, high = min(values), max(values)
     air = 0.05 * (high - low) or max(abs(high) * 0.05, 1e-9 if high else 1.0)
     if chart.zero:
-        return min(low, 0.0), (high + air if high > 0 else 1.0)
+        return min(low, 0.0), max(high, 0.0) + air
     for rule in chart.rules:
         if low - 4 * air <= rule.y <= high + 4 * air:
             low, high = min(low, rule.y), max(high, rule.y)

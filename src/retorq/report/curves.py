@@ -17,7 +17,9 @@ POINTS = 240
 """Most points of one line: finer cannot be seen."""
 WINDOW = 100
 """Episodes in the moving statistics that are made here."""
-_PER_RUN = frozenset({"seed", "run", "path", "folder", "name", "device", "threads", "format", "command", "steps"})
+_PER_RUN = frozenset(
+    {"seed", "id", "run", "path", "folder", "name", "format", "command", "steps", "device", "threads", "log_every"}
+)
 """Settings in which runs of one group may differ."""
 
 

@@ -32,7 +32,9 @@ SMALL_CHARTS = (
     ("steps_per_second", "agent steps per second"),
     ("updates_per_second", "updates per second"),
     ("replay_ratio", "replay ratio"),
-    ("grad_norm", "gradient norm"),
+    ("q_mean", "mean action value"),
+    ("gradient_norm", "gradient norm before clipping"),
+    ("memory_mb", "memory of the process (MB)"),
 )
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
 
@@ -79,7 +81,7 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def _sections(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups of one environment together; one whose environment is not told stands alone, for scores may not compare."""
+    """Groups of one environment together; one that tells none stands alone."""
     found: dict[str, list[Group]] = {}
     for index, group in enumerate(groups):
         found.setdefault(group.env or f"unknown {index}", []).append(group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ def load_run(path: Path) -> Run:
             key=lambda row: float(row["step"]),
         ),
         evaluations=evaluations,
-        videos=sorted(file for file in (path / "videos").glob("*.mp4") if file.is_file()),
+        videos=sorted((file for file in (path / "videos").glob("*.mp4") if file.is_file()), key=_by_number),
         notes=notes,
     )
 
@@ -126,6 +127,11 @@ def write_text(out: Path, text: str) -> Path:
             part.unlink(missing_ok=True)
         raise UserError(f"out {str(out)!r} cannot be written ({error.strerror}): name another file") from error
     return out
+
+
+def _by_number(file: Path) -> list[tuple[int, int, str]]:
+    """Sort key that puts ``500-0`` before ``1000-0``."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", file.stem)]
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"losses", "acting", "learner"},
     {"agent"},
     {"algorithms", "running"},
-    {"report", "api"},
+    {"report", "api", "bench"},
     {"__init__"},
     {"commands"},
     {"cli"},

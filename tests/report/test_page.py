@@ -64,7 +64,7 @@ def test_a_page_tells_what_a_run_reached(make_run: Make, tmp_path: Path) -> None
     assert f"{record['mean']:.2f} (95% interval {record['ci95'][0]:.2f} to {record['ci95'][1]:.2f})" in outline.text
     assert f"in 40 evaluation games, {100 * record['human_normalised']:.0f}% of human" in outline.text
     assert "4 M frames · 1 h 17 min · 215 steps/s on average" in outline.text
-    assert "Missing or torn" not in outline.text
+    assert "Notes on the data" not in outline.text
     for words in ("Score against emulator frames", "Score against wall time", "R2D2", "learning_rate", "torch", "seed"):
         assert words in outline.text, words
     assert "at most 4 M frames were trained here, 200 M or more there" in outline.text

@@ -156,7 +156,7 @@ def _y_range(chart: Chart) -> tuple[float, float]:
     low, high = min(values), max(values)
     air = 0.05 * (high - low) or max(abs(high) * 0.05, 1e-9 if high else 1.0)
     if chart.zero:
-        return min(low, 0.0), max(high, 0.0) + air
+        return (low - air if low < 0 else 0.0), max(high, 0.0) + air
     for rule in chart.rules:
         if low - 4 * air <= rule.y <= high + 4 * air:
             low, high = min(low, rule.y), max(high, rule.y)
@@ -199,7 +199,7 @@ def _axes(chart: Chart, frame: _Frame, ticks: Sequence[float], labels: Sequence[
         at = frame.y(tick)
         yield f'<line class="grid" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
         yield f'<text x="{frame.left - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{label}</text>'
-    x_ticks = nice_ticks(frame.x_low, frame.x_high, max(2, int(frame.width // 90)))
+    x_ticks = nice_ticks(frame.x_low, frame.x_high, max(2, int(frame.width // 105)))
     for tick, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
         at = frame.x(tick)
         yield f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{frame.bottom:.1f}" y2="{frame.bottom + 5:.1f}"/>'

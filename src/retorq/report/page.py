@@ -165,7 +165,7 @@ def _warnings(runs: Sequence[Run]) -> str:
     items = [f"<li><strong>{escape(run.name)}</strong>: {escape(note)}</li>" for run in runs for note in run.notes]
     if not items:
         return ""
-    return f'<h2>Missing or torn</h2><div class="card warn small"><ul>{"".join(items)}</ul></div>'
+    return f'<h2>Notes on the data</h2><div class="card warn small"><ul>{"".join(items)}</ul></div>'
 
 
 def _environment(groups: Sequence[Group], videos: _Videos) -> Iterator[str]:
@@ -222,7 +222,7 @@ def _figure(chart: Chart, groups: Sequence[Group], caption: str) -> str:
 def _small_figure(chart: Chart) -> str:
     scale = " (logarithmic)" if chart.log_y else ""
     return (
-        f'<figure class="card chart"><h3>{escape(chart.title.capitalize() + scale)}</h3>'
+        f'<figure class="card chart"><h3>{escape(chart.title[:1].upper() + chart.title[1:] + scale)}</h3>'
         + draw(chart, 440, 220, top=12)
         + f'<div class="readout" hidden></div><script type="application/json">{read_out(chart)}</script></figure>'
     )

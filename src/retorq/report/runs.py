@@ -90,7 +90,7 @@ def load_run(path: Path) -> Run:
     config = _object(path / "config.json", notes)
     evaluations = list(_evaluations(path / "eval", notes))
     if not evaluations:
-        notes.append("no evaluation yet: run `retorq eval` on this folder")
+        notes.append("no evaluation yet (retorq eval makes one)")
     metrics = _in_order(_rows(path / "metrics.jsonl", notes), notes)
     sources = [config, *reversed(evaluations)]
     seed = _first(sources, "seed")

@@ -1,7 +1,7 @@
 """retorq: value-based deep reinforcement learning with memory and return distributions.
 
-``retorq.train(env)`` trains, ``retorq.resume(run)`` goes on, ``retorq.load(run)`` gives the trained agent. Importing this
-package loads neither torch nor an emulator; the first use of a name does.
+``retorq.train(env)`` trains, ``retorq.resume(run)`` goes on, ``retorq.load(run)`` gives the trained agent. Importing
+this package loads neither torch nor an emulator; the first use of a name does.
 """
 
 from __future__ import annotations

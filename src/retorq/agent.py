@@ -20,8 +20,8 @@ class Agent:
     """What an algorithm file composes and the training loop runs.
 
     ``learner(device=, seed=)`` and ``replay(device=, seed=)`` make those parts (replay allocates its memory then).
-    ``samples_per_step`` is the replay ratio: rows trained per step acted. ``warmup`` is in agent steps; ``publish_period``
-    in updates. ``notes`` are sentences about choices made by themselves, printed at the start of a run.
+    ``samples_per_step`` is the replay ratio: rows trained per step acted. ``warmup`` is in agent steps;
+    ``publish_period`` in updates. ``notes`` are sentences about choices made by themselves, printed at the start of a run.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The Python surface, ``train`` and ``load``: where algorithms and running meet. The command line calls the same code."""
+"""The Python surface, ``train`` and ``load``: where algorithms and running meet; the command line calls the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ STEPS = {"atari": 50_000_000, "laptop": 1_000_000, "toy": 40_000}
 
 
 def compose(
-    env: str, *, agent: str, preset: str | None, config: Mapping[str, Any] | Any, options: EnvOptions, device: str, seed: int
+    env: str,
+    *,
+    agent: str,
+    preset: str | None,
+    config: Mapping[str, Any] | Any,
+    options: EnvOptions,
+    device: str,
+    seed: int,
 ) -> Task:
     """Make an agent for an environment. ``config`` is a ``Config`` or fields that differ from the preset's.
 
@@ -191,7 +198,9 @@ class Player:
         self.network = task.agent.network
         self._generator = torch.Generator(device).manual_seed(0)
 
-    def act(self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0) -> tuple[int, PlayerState]:
+    def act(
+        self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
+    ) -> tuple[int, PlayerState]:
         """The greedy action for one observation, and the state to hand in with the next.
 
         Args:
@@ -211,7 +220,9 @@ class Player:
         if self.agent.stack > 1:
             raise Refused(f"stack is {self.agent.stack}; act() holds one image at a time, use evaluate().")
         state = state or PlayerState(memory=self.network.initial_state(1, self.device))
-        seen = observation if isinstance(observation, Mapping) else {next(iter(self.agent.spec.observation)): observation}
+        seen = (
+            observation if isinstance(observation, Mapping) else {next(iter(self.agent.spec.observation)): observation}
+        )
         row = Inputs(
             observation={name: np.asarray(value) for name, value in seen.items()},
             previous_action=np.asarray(state.action),

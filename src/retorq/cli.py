@@ -76,7 +76,9 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
 
         return run
 
-    return {name: lazily(name) for name in ("train", "resume", "eval", "report", "bench", "list", "doctor")}
+    functions = {"eval": "evaluate", "list": "show"}
+    names = ("train", "resume", "eval", "report", "bench", "list", "doctor")
+    return {name: lazily(functions.get(name, name)) for name in names}
 
 
 if __name__ == "__main__":

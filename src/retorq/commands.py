@@ -33,14 +33,34 @@ def train(words: list[str]) -> int:
         [
             ("environment", Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]),
             ("agent", Annotated[str, tyro.conf.arg(help="see: retorq list agents")], field(default=early.agent)),
-            ("preset", Annotated[str, tyro.conf.arg(help=f"one of {', '.join(module.PRESETS)}")], field(default=preset)),
-            ("run", Annotated[Path | None, tyro.conf.arg(help="run folder (runs/ENV-AGENT-SEED)")], field(default=None)),
-            ("steps", Annotated[int, tyro.conf.arg(help="agent steps, all environments together")], field(default=steps)),
+            (
+                "preset",
+                Annotated[str, tyro.conf.arg(help=f"one of {', '.join(module.PRESETS)}")],
+                field(default=preset),
+            ),
+            (
+                "run",
+                Annotated[Path | None, tyro.conf.arg(help="run folder (runs/ENV-AGENT-SEED)")],
+                field(default=None),
+            ),
+            (
+                "steps",
+                Annotated[int, tyro.conf.arg(help="agent steps, all environments together")],
+                field(default=steps),
+            ),
             ("seed", Annotated[int, tyro.conf.arg(help="one seed for everything")], field(default=0)),
             ("device", Annotated[str, tyro.conf.arg(help="cpu or cuda")], field(default="cpu")),
             ("threads", Annotated[int, tyro.conf.arg(help="CPU threads; 0: all cores")], field(default=0)),
-            ("log_every", Annotated[int | None, tyro.conf.arg(help="steps between rows of metrics.jsonl")], field(default=None)),
-            ("checkpoint_seconds", Annotated[float, tyro.conf.arg(help="seconds between checkpoints")], field(default=600.0)),
+            (
+                "log_every",
+                Annotated[int | None, tyro.conf.arg(help="steps between rows of metrics.jsonl")],
+                field(default=None),
+            ),
+            (
+                "checkpoint_seconds",
+                Annotated[float, tyro.conf.arg(help="seconds between checkpoints")],
+                field(default=600.0),
+            ),
             ("save_replay", Annotated[bool, tyro.conf.arg(help="keep the replay in checkpoints")], field(default=True)),
             ("dry_run", Annotated[bool, tyro.conf.arg(help="print what would run, and stop")], field(default=False)),
             ("options", Annotated[EnvOptions, tyro.conf.arg(name="env")], field(default=EnvOptions())),
@@ -138,7 +158,7 @@ class _Eval:
     """Print the record as JSON and nothing else."""
 
 
-def eval(words: list[str]) -> int:
+def evaluate(words: list[str]) -> int:
     """Evaluate a run."""
     asked = tyro.cli(_Eval, args=words, prog="retorq eval")
     from retorq import api
@@ -202,7 +222,7 @@ def report(words: list[str]) -> int:
     return tyro.cli(command, args=words, prog="retorq report")
 
 
-def list(words: list[str]) -> int:
+def show(words: list[str]) -> int:
     """List what there is."""
 
     def command(what: tyro.conf.Positional[Literal["agents", "envs", "protocols"]]) -> int:
@@ -267,18 +287,18 @@ def doctor(words: list[str]) -> int:
 
 
 def _installation() -> list[str]:
+    import psutil
     import torch
 
     from retorq.running.folder import versions
     from retorq.running.plan import size
 
-    import psutil
-
     lines = [f"{name:<12}{value}" for name, value in versions().items()]
     lines.append(f"{'memory':<12}{size(psutil.virtual_memory().available)} free")
     lines.append(f"{'threads':<12}{torch.get_num_threads()}")
-    lines.append(f"{'cuda':<12}{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU that PyTorch can use'}")
+    lines.append(
+        f"{'cuda':<12}{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU that PyTorch can use'}"
+    )
     capability = torch.backends.cpu.get_cpu_capability()
     lines.append(f"{'processor':<12}{capability}")
     return lines
-

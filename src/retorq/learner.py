@@ -21,7 +21,8 @@ class Loss(Protocol):
 
     def __call__(
         self, online: Network, target: Network, batch: Batch, generator: torch.Generator | None = None
-    ) -> LossOutput: ...
+    ) -> LossOutput:
+        """Loss, error and mask ``[T, B]``."""
 
 
 class Learner:
@@ -145,7 +146,9 @@ class Learner:
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.online.named_parameters():
             saved = {
-                k.split(".")[1]: v for k, v in tensors.items() if k.startswith("optimiser.") and k.split(".", 2)[2] == name
+                k.split(".")[1]: v
+                for k, v in tensors.items()
+                if k.startswith("optimiser.") and k.split(".", 2)[2] == name
             }
             if saved:
                 self.optimiser.state[parameter] = {

@@ -150,7 +150,9 @@ class Actor:
 
     def _row(self, observation: Tree) -> Inputs:
         """This row as it is stored, ``[1, B, ...]``: single images, not stacks."""
-        return Inputs(observation=dict(observation), **{k: self._now[k].copy() for k in _INPUT_FIELDS}).map(lambda a: a[None])
+        return Inputs(observation=dict(observation), **{k: self._now[k].copy() for k in _INPUT_FIELDS}).map(
+            lambda a: a[None]
+        )
 
     def _extras(self, state: Tree) -> Tree:
         return {f"state.{name}": value.unsqueeze(0) for name, value in state.items()}

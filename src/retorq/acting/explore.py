@@ -54,8 +54,8 @@ class Ladder:
         """One line for the start of a run."""
         first = f"from 1 over {self.uniform_steps:,} steps, then " if self.uniform_steps else ""
         return (
-            f"epsilon {first}max({self.floor:g}, base^(1+{self.exponent:g}*i/{self.columns - 1})) per environment i, base "
-            f"{self.start:g} to {self.final:g} over {self.fraction:.0%} of the run"
+            f"epsilon {first}max({self.floor:g}, base^(1+{self.exponent:g}*i/{self.columns - 1})) per environment i, "
+            f"base {self.start:g} to {self.final:g} over {self.fraction:.0%} of the run"
         )
 
 

@@ -31,7 +31,9 @@ def at_least(config: Any, lowest: float, *names: str, exclusive: bool = False) -
         value = _number(config, name)
         if value is not None:
             bad = not (value > lowest if exclusive else value >= lowest)
-            refuse(bad, f"{name} is {getattr(config, name)}; give {'more than' if exclusive else 'at least'} {lowest:g}.")
+            refuse(
+                bad, f"{name} is {getattr(config, name)}; give {'more than' if exclusive else 'at least'} {lowest:g}."
+            )
 
 
 def share(config: Any, *names: str) -> None:

@@ -112,8 +112,8 @@ class Config:
         )
         refuse(
             self.memory == "none" and (self.burn_in > 0 or self.sequence_length > 1),
-            f"memory is none, but burn_in is {self.burn_in} and sequence_length {self.sequence_length}; without a memory "
-            "set burn_in to 0 and sequence_length to 1.",
+            f"memory is none, but burn_in is {self.burn_in} and sequence_length {self.sequence_length}; without a "
+            "memory set burn_in to 0 and sequence_length to 1.",
         )
         refuse(
             self.quantile_layer != "after" and (self.target_samples, self.action_samples) != (None, None),
@@ -252,9 +252,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             window=window,
             columns=config.num_envs,
             capacity=config.replay_size,
-            priorities=Priorities(
-                exponent=config.priority_exponent, beta=config.priority_beta, eta=config.priority_eta
-            )
+            priorities=Priorities(exponent=config.priority_exponent, beta=config.priority_beta, eta=config.priority_eta)
             if config.prioritized
             else None,
             stack=config.stack,

@@ -47,7 +47,10 @@ class Door:
         self.leaves = {name: part.leaf for name, part in self._parts.items()}
 
     def __call__(self, observation: Any, columns: int | None = None) -> Tree:
-        """Checked and converted leaves; with ``columns`` every array has that leading axis."""
+        """Checked and converted leaves; with ``columns`` every array has that leading axis.
+
+        The arrays are new: an environment may write into what it returned.
+        """
         if self._is_dict and not isinstance(observation, dict):
             raise UserError(
                 f"the environment returned an observation of type {type(observation).__name__}, but its space is a "

@@ -35,8 +35,7 @@ class GymVector:
         )
 
     def _see(self, observation: Any) -> Tree:
-        # Vector environments may write into the same arrays at the next step; what we hand out is kept.
-        return {name: np.array(value) for name, value in self._door(observation, self.columns).items()}
+        return self._door(observation, self.columns)
 
     def reset(self, seed: int | None = None) -> Tree:
         """New episodes everywhere; the seed of the constructor counts for the first reset, later ones go on."""

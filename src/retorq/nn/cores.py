@@ -103,8 +103,10 @@ class LSTM(nn.Module):
 
 
 class Cosines(nn.Module):
-    """Embedding of fractions: ``ReLU(linear(cos(pi i tau)))`` for i = 1..64 (IQN, equation 4; the paper counts from 0,
-    which duplicates the bias)."""
+    """Embedding of fractions: ``ReLU(linear(cos(pi i tau)))`` for i = 1..64 (IQN, equation 4).
+
+    The paper counts from 0, which duplicates the bias; public implementations count from 1.
+    """
 
     def __init__(self, features: int, cosines: int = 64) -> None:
         super().__init__()
@@ -183,5 +185,7 @@ class QuantileLSTM(nn.Module):
         wide = keep.unsqueeze(2).expand(-1, -1, samples, -1).flatten(1, 2)
         outputs, h, c = self.lstm.run(gates.flatten(1, 2), wide, h.flatten(0, 1), c.flatten(0, 1))
         h, c = (v.unflatten(0, (columns, samples)) for v in (h, c))
-        state = {"h": h.mean(1), "c": c.mean(1)} if self.merge == "outer" else {"h": h, "c": c, "fractions": fractions[-1]}
+        state = (
+            {"h": h.mean(1), "c": c.mean(1)} if self.merge == "outer" else {"h": h, "c": c, "fractions": fractions[-1]}
+        )
         return Features(outputs.unflatten(1, (columns, samples)), fractions), state

@@ -58,7 +58,15 @@ class ImplicitQuantile(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, hidden: int, actions: int, *, samples: int, dueling: bool, embed: bool = True, cosines: int = 64
+        self,
+        inputs: int,
+        hidden: int,
+        actions: int,
+        *,
+        samples: int,
+        dueling: bool,
+        embed: bool = True,
+        cosines: int = 64,
     ) -> None:
         super().__init__()
         self.samples = samples

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from retorq.nn.cores import Features, LSTM, QuantileLSTM, Stateless
+from retorq.nn.cores import LSTM, Features, QuantileLSTM, Stateless
 from retorq.nn.heads import ImplicitQuantile, Scalar
 from retorq.nn.torsos import Torso
 from retorq.types import Inputs, Tree
@@ -58,7 +58,9 @@ def clip_reward(reward: Tensor, clip: str) -> Tensor:
 class Network(nn.Module):
     """Torso, core and head. ``unroll`` runs rows in time; ``head`` values features and may be called again."""
 
-    def __init__(self, torso: Torso, core: Stateless | LSTM | QuantileLSTM, head: Scalar | ImplicitQuantile, extras: Extras) -> None:
+    def __init__(
+        self, torso: Torso, core: Stateless | LSTM | QuantileLSTM, head: Scalar | ImplicitQuantile, extras: Extras
+    ) -> None:
         super().__init__()
         self.torso, self.core, self._head, self.extras = torso, core, head, extras
 
@@ -71,9 +73,7 @@ class Network(nn.Module):
         """The memory at the start of an episode, one row per column."""
         return self.core.initial_state(columns, device)
 
-    def unroll(
-        self, inputs: Inputs, state: Tree, generator: torch.Generator | None = None
-    ) -> tuple[Features, Tree]:
+    def unroll(self, inputs: Inputs, state: Tree, generator: torch.Generator | None = None) -> tuple[Features, Tree]:
         """Features of rows ``[T, B]`` and the state after them, from the state before them."""
         x = self.torso(inputs.observation)
         extras = self.extras.encode(inputs)
@@ -89,7 +89,9 @@ class Network(nn.Module):
         values: ActionValues = self._head(features, samples, generator)
         return values
 
-    def forward(self, inputs: Inputs, state: Tree, generator: torch.Generator | None = None) -> tuple[ActionValues, Tree]:
+    def forward(
+        self, inputs: Inputs, state: Tree, generator: torch.Generator | None = None
+    ) -> tuple[ActionValues, Tree]:
         """``unroll`` and ``head`` in one call."""
         features, state = self.unroll(inputs, state, generator)
         return self.head(features, generator=generator), state

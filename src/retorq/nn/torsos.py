@@ -12,7 +12,10 @@ from retorq.types import Leaf, Tree
 
 CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),  # Mnih et al. 2015: (channels, kernel, stride)
-    "compact": ((16, 8, 4), (32, 4, 2)),  # Mnih et al. 2013 and, with an LSTM, A3C (Mnih et al. 2016): a fifth of the work
+    "compact": (
+        (16, 8, 4),
+        (32, 4, 2),
+    ),  # Mnih et al. 2013 and, with an LSTM, A3C (Mnih et al. 2016): a fifth of the work
     "minatar": ((16, 3, 1),),  # Young and Tian 2019, for 10x10 grids
     "flat": (),
 }
@@ -59,7 +62,12 @@ class Torso(nn.Module):
     """
 
     def __init__(
-        self, observation: Mapping[str, Leaf], *, convolutions: str = "auto", hidden: tuple[int, ...] = (), stack: int = 1
+        self,
+        observation: Mapping[str, Leaf],
+        *,
+        convolutions: str = "auto",
+        hidden: tuple[int, ...] = (),
+        stack: int = 1,
     ) -> None:
         super().__init__()
         self.leaves = dict(observation)

@@ -105,7 +105,9 @@ class Replay:
         for t in range(trajectory.rows):
             row = slice(t, t + 1)
             self._forget(columns)
-            self.storage.append(columns, trajectory.map(lambda a, row=row: a[row]), {k: v[row] for k, v in state.items()})  # type: ignore[misc]
+            self.storage.append(
+                columns, trajectory.map(lambda a, row=row: a[row]), {k: v[row] for k, v in state.items()}
+            )  # type: ignore[misc]
             self._admit(columns)
 
     def _leaf(self, column: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -182,7 +184,10 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the rows: counters, priorities and the generator."""
-        state: dict[str, Any] = {"written": self.storage.written.copy(), "generator": self.generator.bit_generator.state}
+        state: dict[str, Any] = {
+            "written": self.storage.written.copy(),
+            "generator": self.generator.bit_generator.state,
+        }
         if self.prioritized is not None:
             state["priorities"] = self.prioritized.state_dict()
         return state

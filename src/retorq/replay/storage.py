@@ -33,7 +33,8 @@ class Layout:
         """Shape and data type of every field of a row."""
         action = torch.uint8 if self.spec.actions <= 256 else torch.int32
         fields: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            f"observation.{name}": (leaf.shape, getattr(torch, leaf.dtype)) for name, leaf in self.spec.observation.items()
+            f"observation.{name}": (leaf.shape, getattr(torch, leaf.dtype))
+            for name, leaf in self.spec.observation.items()
         }
         return fields | {
             "action": ((), action),
@@ -189,7 +190,9 @@ class Storage:
             stop = min(start + rows, self.rows)
             # absolute number of the newest write inside [start, stop), per column
             laps, position = np.divmod(self.written, self.rows)
-            newest = np.where(position > start, laps * self.rows + np.minimum(position, stop), (laps - 1) * self.rows + stop)
+            newest = np.where(
+                position > start, laps * self.rows + np.minimum(position, stop), (laps - 1) * self.rows + stop
+            )
             pieces[f"replay-{start:08d}"] = (f"{self.lineage}:{'-'.join(map(str, newest))}", self._piece(start, stop))
         return pieces
 

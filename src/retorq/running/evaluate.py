@@ -82,7 +82,9 @@ def protocol(name: str | None, env: str) -> Protocol:
         return PROTOCOLS["recurrent_iqn_2019" if atari else "greedy"]
     if name not in PROTOCOLS:
         near = get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
-        raise UserError(f"protocol is {name!r}, which does not exist; perhaps you meant {near!r} (retorq list protocols).")
+        raise UserError(
+            f"protocol is {name!r}, which does not exist; perhaps you meant {near!r} (retorq list protocols)."
+        )
     chosen = PROTOCOLS[name]
     if chosen.atari is not None and not atari:
         raise UserError(f"protocol is {name!r}, which is for Atari, but the environment is {env!r}; use 'greedy'.")
@@ -135,7 +137,9 @@ def evaluate(
     options = replace(options, **(using.atari or {}))
     count = using.episodes if episodes is None else episodes
     if episodes is not None and (using.frames or episodes < 1):
-        raise UserError(f"episodes is {episodes}; " + ("this protocol counts frames." if using.frames else "give 1 or more."))
+        raise UserError(
+            f"episodes is {episodes}; " + ("this protocol counts frames." if using.frames else "give 1 or more.")
+        )
     columns = min(count, 32) if count else 8
     vector = make(env, columns=columns, seed=seed, options=options)
     actor = Actor(

@@ -73,9 +73,7 @@ def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cp
     learning = max(0, steps - agent.warmup)
     trained = int(learning * agent.samples_per_step)
     updates = trained // agent.rows_per_update
-    frame_bytes = sum(
-        int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values()
-    )
+    frame_bytes = sum(int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values())
     batch_bytes = frame_bytes * agent.window.rows * agent.batch_size
     weights = sum(p.numel() for p in agent.network.parameters())
     rows = -(-(agent.capacity // agent.columns) // agent.layout.period) * agent.layout.period * agent.columns
@@ -86,7 +84,9 @@ def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cp
         frames=steps * agent.spec.frames_per_step,
         rows_trained=trained,
         updates=updates,
-        batch=f"{agent.batch_size} x {agent.window.length} steps" if agent.window.length > 1 else f"{agent.batch_size} steps",
+        batch=f"{agent.batch_size} x {agent.window.length} steps"
+        if agent.window.length > 1
+        else f"{agent.batch_size} steps",
         replay_rows=rows,
         replay_bytes=int(agent.layout.bytes_per_row() * rows),
         process_bytes=PROCESS_BYTES + weights * 4 * 5 + batch_bytes * ACTIVATION_COPIES,

@@ -104,7 +104,9 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     return table
 
 
-def train(task: Task, run: RunOptions, folder: RunFolder, *, log: Log | None = None, stop: StopSignal | None = None) -> int:
+def train(
+    task: Task, run: RunOptions, folder: RunFolder, *, log: Log | None = None, stop: StopSignal | None = None
+) -> int:
     """Train to the end or until stopped; returns the exit code (0 or 75).
 
     Raises:
@@ -132,9 +134,7 @@ def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stoppi
                 log.episode(episode)
             if log.due(trainer.steps) or trainer.done:
                 log.metrics(trainer.steps, trainer.steps * per_step, trainer.learner.updates, _values(trainer))
-            log.progress(
-                trainer.steps, trainer.learner.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon
-            )
+            log.progress(trainer.steps, trainer.learner.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
             if time.monotonic() - saved_at >= run.checkpoint_seconds:
                 store(trainer, folder, log, run)
                 saved_at = time.monotonic()

@@ -108,8 +108,8 @@ class Trainer:
         if float(skipped) >= MAX_SKIPPED:
             self.last_batch = batch
             raise Diverged(
-                f"loss or gradient was not finite in {int(skipped)} updates in a row, at step {self.steps:,}; nothing was "
-                "changed by them. Lower learning_rate, or check the rewards in the batch saved beside the run."
+                f"loss or gradient was not finite in {int(skipped)} updates in a row, at step {self.steps:,}; nothing "
+                "was changed by them. Lower learning_rate, or check the rewards in the batch saved beside the run."
             )
 
     def means(self) -> dict[str, float]:
@@ -142,7 +142,12 @@ class Trainer:
         }
 
     def load(
-        self, read: Callable[[str], Mapping[str, Tensor]], parts: Iterable[str], numbers: Mapping[str, Any], *, rows: bool
+        self,
+        read: Callable[[str], Mapping[str, Tensor]],
+        parts: Iterable[str],
+        numbers: Mapping[str, Any],
+        *,
+        rows: bool,
     ) -> bool:
         """Put everything back, reading one part after the other; False if new games had to be begun.
 
@@ -157,7 +162,9 @@ class Trainer:
         exact = self.pool.actor.load_state_dict(acting_parts, numbers["actor"])
         index = read("replay-index")
         arrays = {name: value.numpy() for name, value in index.items() if not name.startswith("sum.")}
-        self.sums = {k.removeprefix("sum."): v.to(self.learner.device) for k, v in index.items() if k.startswith("sum.")}
+        self.sums = {
+            k.removeprefix("sum."): v.to(self.learner.device) for k, v in index.items() if k.startswith("sum.")
+        }
         if rows:
             self.replay.load_state_dict(_merged(arrays, numbers["replay"]))
             for name in parts:

@@ -21,7 +21,7 @@ class Agent:
 
     ``learner(device=, seed=)`` and ``replay(device=, seed=)`` make those parts (replay allocates its memory then).
     ``samples_per_step`` is the replay ratio: rows trained per step acted. ``warmup`` is in agent steps;
-    ``publish_period`` in updates. ``notes`` are sentences about choices made by themselves, printed at the start of a run.
+    ``publish_period`` in updates. ``notes`` are sentences about choices made by themselves, printed when a run starts.
     """
 
     name: str

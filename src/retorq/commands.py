@@ -18,6 +18,7 @@ def train(words: list[str]) -> int:
     """Train an agent on an environment."""
     from retorq import algorithms, api
     from retorq.envs.options import EnvOptions
+    from retorq.running.folder import default_path
     from retorq.running.train import RunOptions, introduce, prepare
 
     early = _early(words)
@@ -92,7 +93,7 @@ def train(words: list[str]) -> int:
         prepare(run)
         introduce(task, run, _say)
         return 0
-    path = asked.run or api.default_path(asked.environment, asked.agent, asked.seed)
+    path = asked.run or default_path(asked.environment, asked.agent, asked.seed)
     return api.start(task, run, path, say=_say).code
 
 

@@ -35,7 +35,8 @@ class Counting(gymnasium.Env):
         self._trace = (self._trace * 7 + int(action)) % 1009
         over = self._step == LENGTHS[(self._episode + self._start) % len(LENGTHS)]
         cut = over and self._episode % 2 == 1
-        return self._see(), 10.0 * action + self._step, over and not cut, cut, {}
+        over = over and (not cut or self._episode % 4 == 3)  # every fourth episode ends in both ways at once
+        return self._see(), 10.0 * action + self._step, over, cut, {}
 
 
 class CountingVector(VectorEnv):
@@ -53,6 +54,8 @@ class CountingVector(VectorEnv):
         for i in range(self.num_envs) if options is None else np.flatnonzero(options["reset_mask"]):
             self._seen[i] = self._envs[i].reset()[0]
             self._over[i] = False
+        if options is not None:  # what the rows say that were not reset is nobody's business
+            return np.where(options["reset_mask"][:, None], self._seen, np.float32(99)), {}
         return self._seen, {}
 
     def step(self, actions):

@@ -70,6 +70,44 @@ def test_the_cap_truncates_at_its_step_and_keeps_observations_intact():
     np.testing.assert_array_equal(first, kept)
 
 
+class Scripted:
+    """Stands in for the emulators: says lives, frame numbers and flags as written down."""
+
+    def __init__(self, rows):
+        self._rows = iter(rows)
+
+    def step(self, action):
+        lives, frame, terminated, truncated = next(self._rows)
+        info = {"lives": np.array([lives]), "episode_frame_number": np.array([frame])}
+        flags = np.array([terminated]), np.array([truncated])
+        return np.zeros((1, 1, 84, 84), np.uint8), np.ones(1, np.int32), *flags, info
+
+
+def scripted(rows, lives=3):
+    env = Atari("breakout", columns=1, seed=0, options=EnvOptions(max_frames=16), training=True)
+    env.reset()
+    env._env, env._lives, env._frame = Scripted(rows), np.array([lives]), np.array([0])
+    return [env.step(np.zeros(1, np.int64)) for _ in rows]
+
+
+def test_a_life_lost_at_the_cap_ends_the_game():
+    steps = scripted([(3, 4, False, False), (2, 8, True, False), (2, 12, False, False), (1, 16, True, False)])
+    assert [(bool(s.terminated[0]), bool(s.ended[0])) for s in steps] == [
+        (False, False),
+        (True, False),
+        (False, False),
+        (True, True),
+    ]
+
+
+def test_a_restart_nobody_announced_cuts_the_stream():
+    steps = scripted([(2, 4, True, False), (5, 1, False, False), (5, 5, False, False)])
+    assert steps[0].broken is None
+    assert steps[1].broken.all()
+    assert not steps[1].reward.any()
+    assert steps[2].broken is None
+
+
 def test_seeds_repeat_and_differ():
     def play(seed):
         env = Atari("breakout", columns=2, seed=seed, options=EnvOptions(sticky=0.25), training=True)

@@ -46,6 +46,7 @@ def test_leaves(space, kind, shape, dtype, columns):
     value = door(sample, columns)["obs"]
     assert value.shape == (shape if columns is None else (columns, *shape))
     assert value.dtype == dtype
+    assert not np.shares_memory(value, sample)
     if columns is not None:
         np.testing.assert_array_equal(value[1], door(sample[1])["obs"])
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from retorq.envs import toys
+from retorq.envs.generators import generator_state, restore_generator
 from retorq.envs.options import EnvOptions
 from retorq.types import UserError
 
@@ -53,6 +54,14 @@ def test_saved_and_restored_it_goes_on_bit_for_bit(name):
         for field in ("reward", "terminated", "truncated", "ended"):
             np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
         np.testing.assert_array_equal(a.observation["obs"], b.observation["obs"])
+
+
+@pytest.mark.parametrize("draws", [0, 1, 2, 3])
+def test_generators_continue_in_the_middle_of_a_word(draws):
+    generator, other = np.random.default_rng(1), np.random.default_rng(2)
+    generator.integers(5, size=draws)
+    restore_generator(other, generator_state(generator))
+    np.testing.assert_array_equal(generator.integers(5, size=20), other.integers(5, size=20))
 
 
 def test_catch_follows_its_rules():

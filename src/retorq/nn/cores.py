@@ -108,6 +108,8 @@ class Cosines(nn.Module):
     The paper counts from 0, which duplicates the bias; public implementations count from 1.
     """
 
+    multiples: Tensor
+
     def __init__(self, features: int, cosines: int = 64) -> None:
         super().__init__()
         self.linear = nn.Linear(cosines, features)

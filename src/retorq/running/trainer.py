@@ -176,8 +176,8 @@ class Trainer:
             self.refill = int(numbers["refill"])
         self.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
         if not exact:
-            for columns, rows in self.pool.actor.cut():
-                self.replay.extend(columns, rows)
+            for columns, cut in self.pool.actor.cut():
+                self.replay.extend(columns, cut)
         return exact
 
 

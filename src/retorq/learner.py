@@ -106,8 +106,8 @@ class Learner:
         metrics = self._inner(batch)
         norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
         bad = (~torch.isfinite(norm) | ~torch.isfinite(metrics["loss"])).float()
-        self.optimiser.found_inf = bad  # type: ignore[attr-defined]  # the fused optimiser skips the step where this is 1, without a round trip
-        self.optimiser.grad_scale = None  # type: ignore[attr-defined]
+        # Adam's fused kernel skips the step where found_inf is 1, without a round trip to the host.
+        self.optimiser.found_inf, self.optimiser.grad_scale = bad, None  # type: ignore[attr-defined]
         self.optimiser.step()
         self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
         self.updates += 1

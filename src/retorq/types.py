@@ -155,6 +155,10 @@ class Trajectory:
         """Apply ``fn`` to every array: slicing, stacking, moving to a device."""
         return _map(self, fn)
 
+    def part(self, start: int, stop: int) -> Trajectory:
+        """Rows ``start..stop-1``."""
+        return self.map(lambda a: a[start:stop])
+
     @property
     def rows(self) -> int:
         """T."""

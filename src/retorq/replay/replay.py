@@ -103,11 +103,9 @@ class Replay:
             self.storage.append(columns, trajectory, state)
             return
         for t in range(trajectory.rows):
-            row = slice(t, t + 1)
             self._forget(columns)
-            self.storage.append(
-                columns, trajectory.map(lambda a, row=row: a[row]), {k: v[row] for k, v in state.items()}
-            )  # type: ignore[misc]
+            row = trajectory.part(t, t + 1)
+            self.storage.append(columns, row, {name: value[t : t + 1] for name, value in state.items()})
             self._admit(columns)
 
     def _leaf(self, column: np.ndarray, start: np.ndarray) -> np.ndarray:

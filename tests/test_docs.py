@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from retorq import cli
 from retorq.algorithms.recurrent_iqn import atari
 from retorq.ops.returns import n_step
 
@@ -21,10 +22,11 @@ def table(page: Path, first_header: str) -> list[dict[str, str]]:
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_header} |") and "---" in lines[i + 1])
     names = [cell.strip() for cell in lines[start].strip("|").split("|")]
     rows = []
+    bar = re.compile(r"(?<!\\)\|")
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
             break
-        rows.append(dict(zip(names, (cell.strip() for cell in line.strip().strip("|").split("|")), strict=True)))
+        rows.append(dict(zip(names, (cell.strip() for cell in bar.split(line.strip().strip("|"))), strict=True)))
     return rows
 
 
@@ -75,6 +77,11 @@ def test_the_published_configuration_is_the_default() -> None:
         *("priority_exponent", "priority_beta", "priority_eta", "priority_error"),
         *("precision", "compile", "publish_period"),
     }
+
+
+def test_the_readme_lists_the_commands() -> None:
+    listed = [row["command"].split()[1].strip("`") for row in table(ROOT / "README.md", "command")]
+    assert listed == list(cli._commands())
 
 
 def test_every_file_is_on_the_map() -> None:

@@ -165,7 +165,7 @@ def toy() -> Config:
         memory_size=64,
         samples=8,
         hidden_size=64,
-        batch_size=32,
+        batch_size=8,
         sequence_length=10,
         n_step=3,
         state_period=5,

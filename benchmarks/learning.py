@@ -1,0 +1,118 @@
+"""Small learning tasks, several seeds each: does the agent learn what it should, and fail what it must?
+
+``python benchmarks/learning.py [TASK ...] [--seeds N]`` trains every task on every seed, evaluates the final weights
+greedily over 100 whole games, and writes ``benchmarks/results/learning.csv`` (one row per run; rows of the same task and
+seed are replaced). ``aim`` is what a run must reach, or, with ``<=``, must not exceed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import retorq
+
+OUT = Path(__file__).parent / "results" / "learning.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An environment, what differs from its preset, a budget in agent steps and the score to reach."""
+
+    env: str
+    steps: int
+    aim: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 5
+
+
+NO_MEMORY = {"memory": "none", "sequence_length": 1, "batch_size": 80}
+TASKS = {
+    "chain": Task(env="chain", steps=6_000, aim=">= 0.95"),
+    "catch": Task(env="catch", steps=15_000, aim=">= 0.95"),
+    "memory": Task(env="memory", steps=15_000, aim=">= 0.95"),
+    "memory without its LSTM": Task(env="memory", steps=15_000, aim="<= 0.3", settings=NO_MEMORY),
+    "masked_cartpole": Task(
+        env="masked_cartpole",
+        steps=100_000,
+        aim=">= 450",
+        settings={"n_step": 5, "sequence_length": 20, "batch_size": 8, "state_period": 10, "anneal_learning_rate": True},
+    ),
+    "masked_cartpole without its LSTM": Task(
+        env="masked_cartpole", steps=100_000, aim="<= 100", settings={**NO_MEMORY, "n_step": 5, "batch_size": 160}, seeds=3
+    ),
+    "vizdoom_basic": Task(
+        env="VizdoomBasic-v1",
+        steps=60_000,
+        aim=">= 0",
+        settings={"preset": "laptop", "replay_size": 60_000, "epsilon_uniform_steps": 10_000},
+        options={"resize": 84, "kwargs": '{"frame_skip": 4}'},
+        seeds=2,
+    ),
+}
+
+
+def run(name: str, seed: int, threads: int) -> dict[str, Any]:
+    """Train and evaluate one task with one seed."""
+    task = TASKS[name]
+    folder = Path(tempfile.mkdtemp())
+    started = time.monotonic()
+    options = retorq.EnvOptions(**task.options)
+    trained = retorq.train(
+        task.env, steps=task.steps, seed=seed, run=folder / "run", options=options, threads=threads, **task.settings
+    )
+    seconds = time.monotonic() - started
+    record = trained.load().evaluate(protocol="greedy", episodes=100, seed=10_000 + seed)
+    comparison, aim = task.aim.split()
+    passed = record["mean"] >= float(aim) if comparison == ">=" else record["mean"] <= float(aim)
+    updates = trained.metrics[-1]["updates"]
+    shutil.rmtree(folder)
+    return {
+        "task": name,
+        "seed": seed,
+        "steps": task.steps,
+        "updates": updates,
+        "seconds": round(seconds, 1),
+        "threads": threads,
+        "mean": round(record["mean"], 3),
+        "lowest": min(record["scores"]),
+        "aim": task.aim,
+        "passed": passed,
+    }
+
+
+def write(row: dict[str, Any]) -> None:
+    """Replace or add one row of the csv."""
+    OUT.parent.mkdir(exist_ok=True)
+    rows = list(csv.DictReader(OUT.open())) if OUT.exists() else []
+    rows = [r for r in rows if (r["task"], int(r["seed"])) != (row["task"], row["seed"])] + [row]
+    rows.sort(key=lambda r: (list(TASKS).index(r["task"]), int(r["seed"])))
+    with OUT.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", choices=[[], *TASKS], help="default: all")
+    parser.add_argument("--seeds", type=int, help="seeds 0..N-1 (default: by task)")
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    for name in asked.tasks or TASKS:
+        for seed in range(asked.seeds or TASKS[name].seeds):
+            row = run(name, seed, asked.threads)
+            write(row)
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -122,7 +122,9 @@ def train(
     config = {name: value for name, value in settings.items() if name not in of_run}
     task = compose(env, agent=agent, preset=preset, config=config, options=options, device=device, seed=seed)
     chosen = {name: value for name, value in settings.items() if name in of_run}
-    total = steps or STEPS[task.preset]
+    total = STEPS[task.preset] if steps is None else steps
+    if not isinstance(total, int):
+        raise UserError(f"steps is {total!r}; give a whole number.")
     how = RunOptions(**{"log_every": log_period(total)} | chosen, steps=total, seed=seed, device=device)
     return start(task, how, Path(run) if run else default_path(env, agent, seed), say=say)
 

@@ -17,60 +17,17 @@ from retorq.types import UserError
 def train(words: list[str]) -> int:
     """Train an agent on an environment."""
     from retorq import algorithms, api
-    from retorq.envs.options import EnvOptions
     from retorq.running.folder import default_path
     from retorq.running.train import RunOptions, introduce, prepare
 
     early = _early(words)
     module = algorithms.load(early.agent)
-    preset = early.preset or _default_preset(early)
-    if preset not in module.PRESETS:
-        near = get_close_matches(preset, module.PRESETS, n=1, cutoff=0.0)[0]
-        raise UserError(f"preset is {preset!r}, which {early.agent} does not have; perhaps you meant {near!r}.")
-    steps = api.STEPS[preset]
-    config = module.PRESETS[preset]()
-    command = make_dataclass(
-        "train",
-        [
-            ("environment", Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]),
-            ("agent", Annotated[str, tyro.conf.arg(help="see: retorq list agents")], field(default=early.agent)),
-            (
-                "preset",
-                Annotated[str, tyro.conf.arg(help=f"one of {', '.join(module.PRESETS)}")],
-                field(default=preset),
-            ),
-            (
-                "run",
-                Annotated[Path | None, tyro.conf.arg(help="run folder (runs/ENV-AGENT-SEED)")],
-                field(default=None),
-            ),
-            (
-                "steps",
-                Annotated[int, tyro.conf.arg(help="agent steps, all environments together")],
-                field(default=steps),
-            ),
-            ("seed", Annotated[int, tyro.conf.arg(help="one seed for everything")], field(default=0)),
-            ("device", Annotated[str, tyro.conf.arg(help="cpu or cuda")], field(default="cpu")),
-            ("threads", Annotated[int, tyro.conf.arg(help="CPU threads; 0: all cores")], field(default=0)),
-            (
-                "log_every",
-                Annotated[int | None, tyro.conf.arg(help="steps between rows of metrics.jsonl")],
-                field(default=None),
-            ),
-            (
-                "checkpoint_seconds",
-                Annotated[float, tyro.conf.arg(help="seconds between checkpoints")],
-                field(default=600.0),
-            ),
-            ("save_replay", Annotated[bool, tyro.conf.arg(help="keep the replay in checkpoints")], field(default=True)),
-            ("dry_run", Annotated[bool, tyro.conf.arg(help="print what would run, and stop")], field(default=False)),
-            ("options", Annotated[EnvOptions, tyro.conf.arg(name="env")], field(default=EnvOptions())),
-            ("config", Annotated[type(config), tyro.conf.OmitArgPrefixes], field(default=config)),
-        ],
-        frozen=True,
-    )
-    command.__doc__ = f"Train {early.agent} (settings below start from the preset {preset!r})."
-    asked: Any = tyro.cli(command, args=words, prog="retorq train")
+    preset = early.preset or _default_preset(early.env, early.device)
+    asked: Any = tyro.cli(_training(module, early.agent, preset), args=words, prog="retorq train")
+    if early.preset is None and early.env is None:
+        # Options came before ENV, which decides the preset that the settings start from: read them again.
+        preset = _default_preset(asked.environment, early.device)
+        asked = tyro.cli(_training(module, early.agent, preset), args=words, prog="retorq train")
     task = api.compose(
         asked.environment,
         agent=asked.agent,
@@ -85,7 +42,7 @@ def train(words: list[str]) -> int:
         seed=asked.seed,
         device=asked.device,
         threads=asked.threads,
-        log_every=asked.log_every or api.log_period(asked.steps),
+        log_every=api.log_period(asked.steps) if asked.log_every is None else asked.log_every,
         checkpoint_seconds=asked.checkpoint_seconds,
         save_replay=asked.save_replay,
     )
@@ -95,6 +52,43 @@ def train(words: list[str]) -> int:
         return 0
     path = asked.run or default_path(asked.environment, asked.agent, asked.seed)
     return api.start(task, run, path, say=_say).code
+
+
+def _training(module: Any, agent: str, preset: str) -> type:
+    """The arguments of ``train``, with the defaults of a preset."""
+    from retorq import api
+    from retorq.envs.options import EnvOptions
+
+    if preset not in module.PRESETS:
+        near = get_close_matches(preset, module.PRESETS, n=1, cutoff=0.0)[0]
+        raise UserError(f"preset is {preset!r}, which {agent} does not have; perhaps you meant {near!r}.")
+    config = module.PRESETS[preset]()
+
+    def argument(name: str, kind: Any, default: Any, text: str) -> tuple[str, Any, Any]:
+        return name, Annotated[kind, tyro.conf.arg(help=text)], field(default=default)
+
+    command = make_dataclass(
+        "train",
+        [
+            ("environment", Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]),
+            argument("agent", str, agent, "see: retorq list agents"),
+            argument("preset", str, preset, f"one of {', '.join(module.PRESETS)}"),
+            argument("run", Path | None, None, "run folder (runs/ENV-AGENT-SEED)"),
+            argument("steps", int, api.STEPS[preset], "agent steps, all environments together"),
+            argument("seed", int, 0, "one seed for everything"),
+            argument("device", str, "cpu", "cpu or cuda"),
+            argument("threads", int, 0, "CPU threads; 0: all cores"),
+            argument("log_every", int | None, None, "steps between rows of metrics.jsonl"),
+            argument("checkpoint_seconds", float, 600.0, "seconds between checkpoints"),
+            argument("save_replay", bool, True, "keep the replay in checkpoints"),
+            argument("dry_run", bool, False, "print what would run, and stop"),
+            ("options", Annotated[EnvOptions, tyro.conf.arg(name="env")], field(default=EnvOptions())),
+            ("config", Annotated[type(config), tyro.conf.OmitArgPrefixes], field(default=config)),
+        ],
+        frozen=True,
+    )
+    command.__doc__ = f"Train {agent} (settings below start from the preset {preset!r})."
+    return command
 
 
 def _early(words: list[str]) -> argparse.Namespace:
@@ -107,11 +101,11 @@ def _early(words: list[str]) -> argparse.Namespace:
     return known
 
 
-def _default_preset(early: argparse.Namespace) -> str:
+def _default_preset(env: str | None, device: str) -> str:
     from retorq import api
     from retorq.envs.make import describe
 
-    return "toy" if early.env is None else api.default_preset(describe(early.env), early.device)
+    return "toy" if env is None else api.default_preset(describe(env), device)
 
 
 def _say(line: str) -> None:
@@ -233,7 +227,7 @@ def show(words: list[str]) -> int:
             what: What to list.
         """
         for name, about in _listed(what):
-            print(f"{name:<24}{about}")
+            print(f"{name:<32}{about}")
         return 0
 
     return tyro.cli(command, args=words, prog="retorq list")

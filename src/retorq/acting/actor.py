@@ -145,6 +145,7 @@ class Actor:
         now["last"] = ended if step.final is None else np.zeros(n, bool)
         now["previous_action"] = np.where(now["first"], 0, now["previous_action"])
         now["previous_reward"] = np.where(now["first"], 0, now["previous_reward"]).astype(np.float32)
+        self._clear(now["first"])
         self._see(step.observation, begun)
         return chunks
 
@@ -191,6 +192,17 @@ class Actor:
             extras=self._extras({k: v[torch.from_numpy(columns).to(v.device)] for k, v in self.state.items()}),
         )
         return columns, row
+
+    def _clear(self, first: np.ndarray) -> None:
+        """An empty memory before a first row: what the network makes of it anyway, and what is stored."""
+        if not (self.state and first.any()):
+            return
+        begun = torch.from_numpy(first).to(self.device)
+        empty = self.network.initial_state(len(first), self.device)
+        self.state = {
+            name: torch.where(begun.reshape(-1, *([1] * (value.dim() - 1))), empty[name], value)
+            for name, value in self.state.items()
+        }
 
     def _begin(self, begun: np.ndarray) -> None:
         """A new game: the clock and the score start at zero."""

@@ -91,7 +91,13 @@ class Replay:
         """Whether there is anything to sample."""
         if self.prioritized is not None:
             return self.prioritized.total > 0
-        return bool(self._range()[1].sum() > 0)
+        first, count = self._range()
+        if self.window.length > 1 or count.sum() > 8 * len(count):
+            return bool(count.sum() > 0)
+        # Among so few starts all may be final rows, which no transition begins with.
+        column = np.repeat(np.arange(len(count)), count)
+        start = first[column] + np.concatenate([np.arange(n) for n in count]) * self.window.period
+        return not self.storage.last(column, start).all()
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         return self.window.range(self.storage.written, self.storage.rows)
@@ -114,10 +120,15 @@ class Replay:
     def _forget(self, columns: np.ndarray) -> None:
         """Drop the window whose first row (or the margin before it) is about to be overwritten."""
         assert self.prioritized is not None
-        start = self.storage.written[columns] - self.storage.rows + self.window.margin
-        gone = (start >= 0) & (start % self.window.period == 0)
+        written, margin = self.storage.written[columns], self.window.margin
+        start = written - self.storage.rows + margin
+        gone = (written >= self.storage.rows) & (start % self.window.period == 0)
         if gone.any():
             self.prioritized.remove(self._leaf(columns[gone], start[gone]))
+        # A stream's first rows need no margin, until the first row of all is overwritten.
+        if margin and (lapped := columns[written == self.storage.rows]).size:
+            for early in range(0, margin, self.window.period):
+                self.prioritized.remove(self._leaf(lapped, np.full(len(lapped), early)))
 
     def _admit(self, columns: np.ndarray) -> None:
         """Admit the window that has just become complete."""
@@ -177,7 +188,7 @@ class Replay:
         highest, mean = error.amax(0), error.sum(0) / valid.sum(0).clamp(min=1)
         priority = (self.priorities.eta * highest + (1 - self.priorities.eta) * mean).cpu().numpy()
         column, start = keys[:, 0], keys[:, 1]
-        held = start >= self.storage.written[column] - self.storage.rows + self.window.margin
+        held = start >= self._range()[0][column]  # another window may have taken the place of one that is gone
         self.prioritized.update(self._leaf(column[held], start[held]), priority[held])
 
     def state_dict(self) -> dict[str, Any]:

@@ -64,13 +64,11 @@ class Storage:
         self.lineage = uuid.uuid4().hex
         self.written = np.zeros(columns, dtype=np.int64)
         self.arrays: dict[str, Tensor] = {
-            name: torch.empty((self.rows, columns, *shape), dtype=dtype, device=self.device)
+            name: _zeros((self.rows, columns, *shape), dtype, self.device)
             for name, (shape, dtype) in layout.fields().items()
         }
         self.states: dict[str, Tensor] = {
-            name: torch.empty(
-                (self.rows // layout.period, columns, *shape), dtype=layout.state_dtype, device=self.device
-            )
+            name: _zeros((self.rows // layout.period, columns, *shape), layout.state_dtype, self.device)
             for name, shape in layout.state.items()
         }
 
@@ -82,7 +80,7 @@ class Storage:
 
     def _append_row(self, columns: np.ndarray, row: Trajectory, state: Tree | None, t: int) -> None:
         position = self.written[columns] % self.rows
-        everyone = len(columns) == self.columns and bool((position == position[0]).all())
+        everyone = np.array_equal(columns, np.arange(self.columns)) and bool((position == position[0]).all())
         at = (
             (int(position[0]), slice(None))
             if everyone
@@ -185,9 +183,10 @@ class Storage:
         for this object only: after a resume other rows may take the same numbers.
         """
         rows = -(-rows // self.layout.period) * self.layout.period
+        used = min(self.rows, int(self.written.max(initial=0)))
         pieces = {}
-        for start in range(0, min(self.rows, int(self.written.max(initial=0))), rows):
-            stop = min(start + rows, self.rows)
+        for start in range(0, used, rows):
+            stop = min(start + rows, used)
             # absolute number of the newest write inside [start, stop), per column
             laps, position = np.divmod(self.written, self.rows)
             newest = np.where(
@@ -215,6 +214,13 @@ class Storage:
                 self.states[field[len("state.") :]][slot : slot + len(value)] = value.to(self.device)
             else:
                 self.arrays[field][start : start + len(value)] = value.to(self.device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on the CPU their memory is only taken as it is written to, which ``torch.zeros`` does at once."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape, dtype=torch.empty(0, dtype=dtype).numpy().dtype))
 
 
 def _tensor(value: object) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
 from retorq.agent import Agent
-from retorq.envs.make import make
+from retorq.envs.atari import rom_of
+from retorq.envs.make import make, toy_names
 from retorq.envs.options import EnvOptions
 from retorq.nn.network import Network
 from retorq.running.scores import bootstrap_interval, human_normalised
@@ -77,7 +78,7 @@ def protocol(name: str | None, env: str) -> Protocol:
     Raises:
         UserError: No protocol of that name, or one for Atari only on another environment.
     """
-    atari = env.startswith("ALE/")
+    atari = env not in toy_names() and rom_of(env) is not None
     if name is None:
         return PROTOCOLS["recurrent_iqn_2019" if atari else "greedy"]
     if name not in PROTOCOLS:

@@ -53,8 +53,11 @@ class RunOptions:
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         for name, lowest in (("steps", 1), ("seed", 0), ("threads", 0), ("log_every", 1), ("checkpoint_seconds", 0)):
-            if getattr(self, name) < lowest:
-                raise UserError(f"{name} is {getattr(self, name)}; give at least {lowest}.")
+            value, kind = getattr(self, name), (int, float) if name == "checkpoint_seconds" else int
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise UserError(f"{name} is {value!r}; give a {'whole ' if kind is int else ''}number.")
+            if not value >= lowest:
+                raise UserError(f"{name} is {value}; give at least {lowest}.")
         if self.device.split(":")[0] not in ("cpu", "cuda"):
             raise UserError(f"device is {self.device!r}; give cpu or cuda.")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -110,11 +113,12 @@ def train(
     """Train to the end or until stopped; returns the exit code (0 or 75).
 
     Raises:
-        Diverged: Updates kept failing; the batch is in ``diverged.safetensors`` and the last checkpoint stands.
+        Diverged: Updates or an environment kept failing; a checkpoint was written, and for updates the batch too
+            (``diverged.safetensors``).
         Refused: No checkpoint of this run can be read.
     """
-    vector = make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
     log = log or Log(folder.path, total=run.steps, period=run.log_every, tensorboard=run.tensorboard)
+    vector = make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
     try:
         trainer = Trainer(task.agent, vector, total=run.steps, seed=run.seed, device=run.device)
         resume(trainer, folder, log)
@@ -138,8 +142,11 @@ def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stoppi
             if time.monotonic() - saved_at >= run.checkpoint_seconds:
                 store(trainer, folder, log, run)
                 saved_at = time.monotonic()
-    except Diverged:
-        _dump(trainer, folder.path / "diverged.safetensors")
+    except Exception as error:
+        if isinstance(error, Diverged):
+            _dump(trainer, folder.path / "diverged.safetensors")
+        # Whatever failed, an environment above all, what was learned up to here is sound.
+        store(trainer, folder, log, run)
         raise
     stored = store(trainer, folder, log, run)
     if trainer.done:

@@ -136,6 +136,7 @@ class Trainer:
             "credits": self.credits,
             "refill": self.refill,
             "updates_summed": self.updates_summed,
+            "skipped": float(self.learner.skipped_in_a_row),
             "learner": self.learner.state_dict()[1],
             "actor": self.pool.actor.state_dict()[1],
             "replay": _plain(replay),
@@ -155,6 +156,7 @@ class Trainer:
         """
         acting_parts = read("actor")
         self.learner.load_state_dict(read("learner"), numbers["learner"])
+        self.learner.skipped_in_a_row.fill_(numbers.get("skipped", 0.0))
         self.pool.publish(self.learner.online, self.learner.updates)
         acting = {k.removeprefix("acting."): v for k, v in acting_parts.items() if k.startswith("acting.")}
         if acting:
@@ -170,10 +172,7 @@ class Trainer:
             for name in parts:
                 if name != "replay-index" and name.startswith("replay-"):
                     self.replay.storage.restore(name, read(name))
-        else:
-            self.refill = self.steps + self.agent.warmup
-        if rows:
-            self.refill = int(numbers["refill"])
+        self.refill = int(numbers["refill"]) if rows else self.steps + self.agent.warmup
         self.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
         if not exact:
             for columns, cut in self.pool.actor.cut():

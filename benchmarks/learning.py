@@ -43,10 +43,20 @@ TASKS = {
         env="masked_cartpole",
         steps=100_000,
         aim=">= 450",
-        settings={"n_step": 5, "sequence_length": 20, "batch_size": 8, "state_period": 10, "anneal_learning_rate": True},
+        settings={
+            "n_step": 5,
+            "sequence_length": 20,
+            "batch_size": 8,
+            "state_period": 10,
+            "anneal_learning_rate": True,
+        },
     ),
     "masked_cartpole without its LSTM": Task(
-        env="masked_cartpole", steps=100_000, aim="<= 100", settings={**NO_MEMORY, "n_step": 5, "batch_size": 160}, seeds=3
+        env="masked_cartpole",
+        steps=100_000,
+        aim="<= 100",
+        settings={**NO_MEMORY, "n_step": 5, "batch_size": 160},
+        seeds=3,
     ),
     "vizdoom_basic": Task(
         env="VizdoomBasic-v1",

@@ -19,7 +19,7 @@ class Recurrence(torch.autograd.Function):
 
     ``gates`` holds the input products with the bias, in the order input, forget, output, cell. ``keep`` is 0 where the
     memory is cleared before the row is read, else 1. Products run in the data type of ``gates``; the cell state, the
-    gates' activations and everything in the backward loop but its products stay in float32.
+    gates' activations and everything in the backward loop but its products stay in float32 (or float64, if gates are).
     Equations: Hochreiter and Schmidhuber 1997 with forget gates (Gers et al. 2000).
     """
 
@@ -31,10 +31,11 @@ class Recurrence(torch.autograd.Function):
         rows, columns, width = gates.shape
         size = width // 4
         products = gates.dtype
+        exact = torch.promote_types(products, torch.float32)
         transposed = weight.to(products).t()
-        h, c = h.float(), c.float()
-        activations = gates.new_empty(rows, columns, width, dtype=torch.float32)
-        outputs, cells, squashed = (gates.new_empty(rows, columns, size, dtype=torch.float32) for _ in range(3))
+        h, c, keep = h.to(exact), c.to(exact), keep.to(exact)
+        activations = gates.new_empty(rows, columns, width, dtype=exact)
+        outputs, cells, squashed = (gates.new_empty(rows, columns, size, dtype=exact) for _ in range(3))
         h_before = gates.new_empty(rows, columns, size, dtype=products)
         for t in range(rows):
             h_before[t] = h * keep[t]
@@ -74,7 +75,7 @@ class Recurrence(torch.autograd.Function):
                 out=(step := torch.empty_like(factor[t].unflatten(1, (4, size)))),
             )
             d_gates[t] = step.flatten(1)
-            d_h = torch.mm(d_gates[t], w).float() * keep[t]
+            d_h = torch.mm(d_gates[t], w).to(cells.dtype) * keep[t]
             d_c = d_c * f[t] * keep[t]
         d_weight = None
         if ctx.needs_input_grad[1]:

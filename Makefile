@@ -24,7 +24,8 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 train: $(VENV)/.ready-train ## learn Atari Pong into runs/pong; Ctrl-C saves, the same command goes on
-	$(BIN)/retorq train $(GAME) --agent $(AGENT) --preset $(PRESET) --run $(RUN) $(ARGS)
+	@# 75: stopped and resumable, which is no failure
+	$(BIN)/retorq train $(GAME) --agent $(AGENT) --preset $(PRESET) --run $(RUN) $(ARGS) || test $$? -eq 75
 
 test: $(VENV)/.ready-test ## the fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)

@@ -49,7 +49,7 @@ class Extras:
 
 
 def clip_reward(reward: Tensor, clip: str) -> Tensor:
-    """``"sign"``: -1, 0 or 1 (the seed's); ``"clip"``: into [-1, 1] (Mnih et al. 2015); ``"none"``: as it is."""
+    """``"sign"``: -1, 0 or 1 (RLtime); ``"clip"``: into [-1, 1] (Mnih et al. 2015); ``"none"``: as it is."""
     if clip == "none":
         return reward
     return reward.sign() if clip == "sign" else reward.clamp(-1.0, 1.0)
@@ -98,7 +98,7 @@ class Network(nn.Module):
 
 
 def zero_biases(network: nn.Module) -> None:
-    """Set the biases of all linear and convolution layers to zero (the seed's initialisation)."""
+    """Set the biases of all linear and convolution layers to zero (RLtime's initialization)."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)

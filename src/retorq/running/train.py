@@ -95,6 +95,7 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     Raises:
         Refused: It needs more memory than there is.
     """
+    say(f"{'measuring':>20}  how fast this machine learns")
     table = plan(task.agent, task.env, run.steps, device=run.device)
     for what, how_much in table.rows:
         say(f"{what:>20}  {how_much}")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.nn.small import HIDDEN, SAMPLES, SIZE, assert_trees_close, gradients, make_core
 
 from retorq.nn import cores
 from retorq.nn.cores import LSTM, Cosines, Features, QuantileLSTM
-from tests.nn.small import HIDDEN, SAMPLES, SIZE, assert_trees_close, gradients, make_core
 
 T, B = 6, 2
 MODES = ["none", "after", "outer", "inner", "separate"]

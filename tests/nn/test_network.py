@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tests.nn.small import make_inputs, make_network
 
 from retorq.algorithms.recurrent_iqn import Config, make
 from retorq.nn.network import Extras, clip_reward, zero_biases
 from retorq.nn.torsos import Image, Torso, convolutions_for
 from retorq.types import EnvSpec, Inputs, Leaf
-from tests.nn.small import make_inputs, make_network
 
 
 def some_inputs():
@@ -82,7 +82,7 @@ def test_forward_is_unroll_and_head():
 
 
 def test_the_published_network_has_the_measured_number_of_weights():
-    """8,125,607 were measured with 6 actions, where the LSTM has two biases that are always added: ours has their sum."""
+    """8,125,607 were measured with 6 actions; there the LSTM has two biases that are only ever added, here their sum."""
     frame = Leaf(kind="image", shape=(1, 84, 84), dtype="uint8")
     network = make(Config(), EnvSpec(id="Pong", observation={"obs": frame}, actions=6)).network
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in network.named_children()}
@@ -134,7 +134,7 @@ def test_hidden_layers_and_stacked_images_change_the_size():
     assert Torso(leaf).size == 3136
     deep = Torso(leaf, hidden=(9, 7), stack=4)
     assert deep.size == 7
-    assert deep(({"obs": torch.zeros(2, 1, 4, 84, 84, dtype=torch.uint8)})).shape == (2, 1, 7)
+    assert deep({"obs": torch.zeros(2, 1, 4, 84, 84, dtype=torch.uint8)}).shape == (2, 1, 7)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,11 @@ from retorq.nn.torsos import Image, Torso
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Multiply-adds of one forward pass: per row (``first``: of the first layer, part of ``torso``; ``core``), and per
-    row and quantile sample (``cosine``: the embedding of fractions; ``head``: all after it)."""
+    """Multiply-adds of one forward pass.
+
+    Per row: ``torso``, of which ``first`` are its first layer's, and ``core``. Per row and quantile sample: ``cosine``,
+    the embedding of fractions, and ``head``, all after it.
+    """
 
     first: int
     torso: int

@@ -16,8 +16,10 @@ from retorq.bench.machine import Setup, interleaved, multiplication, spread
 from retorq.bench.made_up import atari_spec, batch
 from retorq.bench.plain import PlainLearner
 from retorq.bench.table import Row, rounded
+from retorq.learner import Precision
 
 Way = Literal["retorq", "plain"]
+Case = tuple[Way, Precision, int]  # way, precision, samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ QUICK = Sizes(
 )
 
 
-def agent(config: Config, samples: int, precision: str) -> Agent:
+def agent(config: Config, samples: int, precision: Precision) -> Agent:
     """The agent whose learner is timed, on made-up Atari shapes; the same weights every time."""
     torch.manual_seed(0)
     return make(replace(config, samples=samples, precision=precision), atari_spec())
@@ -57,7 +59,7 @@ def measure(setup: Setup, sizes: Sizes | None = None) -> list[Row]:
     operations: dict[str, int] = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         acts[f"gemm {precision}"], operations[f"gemm {precision}"] = multiplication(sizes.product, dtype, setup.device)
-    cases: list[tuple[Way, str, int]] = []
+    cases: list[Case] = []
     for samples in sizes.samples:
         cases += [("retorq", "fp32", samples), ("retorq", "bf16", samples), ("plain", "fp32", samples)]
     for way, precision, samples in cases:
@@ -67,11 +69,13 @@ def measure(setup: Setup, sizes: Sizes | None = None) -> list[Row]:
     return [_row(case, sizes, seconds, operations) for case in cases]
 
 
-def _name(way: Way, precision: str, samples: int) -> str:
+def _name(way: Way, precision: Precision, samples: int) -> str:
     return f"{way} {precision} {samples}"
 
 
-def _prepared(config: Config, way: Way, precision: str, samples: int, device: str) -> tuple[Callable[[], object], int]:
+def _prepared(
+    config: Config, way: Way, precision: Precision, samples: int, device: str
+) -> tuple[Callable[[], object], int]:
     """A function that does one update on a fixed batch, and its operations."""
     made = agent(config, samples, precision)
     operations = counts.update(
@@ -92,7 +96,7 @@ def _prepared(config: Config, way: Way, precision: str, samples: int, device: st
     return lambda: plain.update(seen), operations
 
 
-def _row(case: tuple[Way, str, int], sizes: Sizes, seconds: dict[str, list[float]], operations: dict[str, int]) -> Row:
+def _row(case: Case, sizes: Sizes, seconds: dict[str, list[float]], operations: dict[str, int]) -> Row:
     way, precision, samples = case
     name, product = _name(way, precision, samples), f"gemm {precision}"
     took = statistics.median(seconds[name])

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from retorq.nn.cores import LSTM
-from retorq.nn.heads import ImplicitQuantile
+from retorq.nn.heads import ImplicitQuantile, Streams
 from retorq.nn.network import Network
+from retorq.nn.torsos import Image
 from retorq.types import Batch, Inputs, Tree
 
 
@@ -29,24 +30,26 @@ class PlainNetwork(nn.Module):
         assert isinstance(head, ImplicitQuantile)
         assert head.embedding is not None
         self.actions, self.time_scale = network.extras.actions, network.extras.time_scale
-        (image,) = network.torso.images.values()
+        (image,) = (module for module in network.torso.images.values() if isinstance(module, Image))
         self.convolutions = copy.deepcopy(image.layers)
         self.cell = nn.LSTMCell(core.weight_input.shape[1], core.size)
         self.cosine = copy.deepcopy(head.embedding.linear)
         hidden = head.streams.hidden.out_features // 2
         self.advantage_hidden, self.value_hidden = (nn.Linear(core.size, hidden) for _ in range(2))
         self.advantage, self.value = copy.deepcopy(head.streams.advantage), copy.deepcopy(head.streams.value)
+        self._take(core, head.streams)
+
+    def _take(self, core: LSTM, streams: Streams) -> None:
+        """The weights that lie otherwise there: the order of the gates, and both streams in one matrix."""
         with torch.no_grad():
-            for ours, theirs in ((core.weight_input, self.cell.weight_ih), (core.weight_hidden, self.cell.weight_hh)):
-                theirs.copy_(_gate_order(ours))
+            self.cell.weight_ih.copy_(_gate_order(core.weight_input))
+            self.cell.weight_hh.copy_(_gate_order(core.weight_hidden))
             self.cell.bias_ih.copy_(_gate_order(core.bias))
             self.cell.bias_hh.zero_()
-            for ours, theirs in (
-                (head.streams.hidden.weight, (self.advantage_hidden.weight, self.value_hidden.weight)),
-                (head.streams.hidden.bias, (self.advantage_hidden.bias, self.value_hidden.bias)),
-            ):
-                theirs[0].copy_(ours[:hidden])
-                theirs[1].copy_(ours[hidden:])
+            halves = zip(streams.hidden.weight.chunk(2), streams.hidden.bias.chunk(2), strict=True)
+            for layer, (weight, bias) in zip((self.advantage_hidden, self.value_hidden), halves, strict=True):
+                layer.weight.copy_(weight)
+                layer.bias.copy_(bias)
 
     def features(self, inputs: Inputs, state: Tree) -> Tensor:
         """``[T, B, hidden]``, one LSTM cell after the other."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
 import psutil
 import torch
 
-from retorq.bench.made_up import atari_spec, trajectory
 from retorq.bench.machine import Setup, interleaved, spread
+from retorq.bench.made_up import atari_spec, trajectory
 from retorq.bench.table import Row
 from retorq.replay.replay import Replay
 from retorq.replay.samplers import Prioritized
@@ -63,7 +64,7 @@ def fill(replay: Replay, rows: Layout) -> None:
     piece = Trajectory(**{**vars(piece), "extras": {f"state.{name}": torch.from_numpy(state) for name in rows.state}})
     columns, left = np.arange(COLUMNS), replay.storage.rows
     while left > 0:
-        replay.extend(columns, piece.map(lambda a, n=min(left, PIECE): a[:n]))  # type: ignore[misc]
+        replay.extend(columns, piece if left >= PIECE else piece.map(lambda a, rows=left: a[:rows]))  # type: ignore[misc]
         left -= PIECE
 
 
@@ -79,7 +80,7 @@ def measure(setup: Setup, sizes: Sizes | None = None) -> list[Row]:
         if held * row_bytes * 1.1 < _free(setup.device):
             replays[held] = filled(held, sizes, setup.device)
     draws: dict[str, Callable[[], object]] = {
-        str(held): (lambda replay=replay: replay.sample(sizes.batch)) for held, replay in replays.items()
+        str(held): partial(replay.sample, sizes.batch) for held, replay in replays.items()
     }
     seconds = interleaved(draws, repeats=sizes.repeats, warmup=5, device=setup.device)
     table = [

@@ -22,6 +22,7 @@ PIXELS = {"low": 0, "high": 255, "dtype": np.uint8}
         (Box(shape=(30, 40, 1), **PIXELS), "image", (1, 30, 40), "uint8"),
         (Box(shape=(6, 5), **PIXELS), "image", (1, 6, 5), "uint8"),
         (Box(0, 1, (10, 8), np.float64), "image", (1, 10, 8), "float32"),
+        (Box(0, 1, (3, 10, 10), np.float32), "image", (3, 10, 10), "float32"),
         (Box(0, 1, (10, 10, 4), bool), "image", (4, 10, 10), "uint8"),
         (Box(0, 10, (7, 7, 3), np.int64), "image", (3, 7, 7), "uint8"),
         (Box(-1, 1, (7, 7, 3), np.int16), "image", (3, 7, 7), "float32"),

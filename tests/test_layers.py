@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "src" / "retorq"
 LAYERS: list[set[str]] = [
     {"types"},
     {"ops"},
-    {"nn", "values", "envs", "replay"},
+    {"nn", "values", "envs", "replay", "capture"},
     {"losses", "acting", "learner"},
     {"agent"},
     {"algorithms", "running"},

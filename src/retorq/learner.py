@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from retorq.capture import Captured
 from retorq.nn.network import Network
-from retorq.types import Batch, LossOutput
+from retorq.types import Batch, LossOutput, UserError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -38,7 +39,7 @@ class Learner:
         target_period: Updates between hard copies into the target.
         time_reduction: ``"mean"`` over all unmasked rows, or ``"sum"`` over time and mean over windows (R2D2).
         precision: ``"bf16"`` runs matrix products in bfloat16; values, losses, targets and weights stay float32.
-        compile: Compile the inner step with ``torch.compile``; on CUDA this also captures it in a CUDA graph.
+        cuda_graph: Record the whole step as a CUDA graph and replay it (CUDA only).
         device: Where to learn.
         seed: Seed of the generator that draws quantile fractions.
     """
@@ -55,7 +56,7 @@ class Learner:
         target_period: int = 125,
         time_reduction: Literal["mean", "sum"] = "mean",
         precision: Precision = "fp32",
-        compile: bool = False,
+        cuda_graph: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -72,28 +73,33 @@ class Learner:
             lr=torch.tensor(learning_rate, device=self.device) if on_gpu else learning_rate,
             eps=adam_epsilon,
             fused=True,
+            capturable=on_gpu,
         )
         self.updates = 0
         self.skipped_in_a_row = torch.zeros((), device=self.device)
-        # Default (unseeded-generator) draws inside the step keep it capturable; see docs/architecture.md.
-        self._generator = None if compile else self.generator
-        self._inner: Callable[[Batch], dict[str, Tensor]] = (
-            torch.compile(self._loss_and_gradients, mode="reduce-overhead" if on_gpu else "default")
-            if compile
-            else self._loss_and_gradients
-        )
+        if cuda_graph and not on_gpu:
+            raise UserError(f"cuda_graph is true, but the device is {self.device}; set it to false or use cuda.")
+        self.cuda_graph = cuda_graph
+        self._captured: Captured | None = None
 
-    def _loss_and_gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """A function of tensors only: nothing here waits for the device."""
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update, as a function of tensors only: nothing here waits for the device. Gradients start as None."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.loss(self.online, self.target, batch, self._generator)
+            output = self.loss(self.online, self.target, batch, self.generator)
         weighted = output.loss.float() * output.mask * batch.weight
         if self.time_reduction == "sum":
             total = weighted.sum(0).mean()
         else:
             total = weighted.sum() / output.mask.sum().clamp(min=1)
         total.backward()  # type: ignore[no-untyped-call]
-        return {"loss": total.detach(), "error": output.error.float(), "mask": output.mask, **output.metrics}
+        norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
+        bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
+        # Adam's fused kernel skips the step where found_inf is 1, without a round trip to the host.
+        self.optimiser.found_inf, self.optimiser.grad_scale = bad, None  # type: ignore[attr-defined]
+        self.optimiser.step()
+        self.skipped_in_a_row.copy_((self.skipped_in_a_row + 1) * bad)
+        metrics = {"loss": total.detach(), "gradient_norm": norm, "skipped": self.skipped_in_a_row.clone()}
+        return {"error": output.error.float(), "mask": output.mask, **output.metrics, **metrics}
 
     def update(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Learn from one batch; ``progress`` in [0, 1] is the share of the run done.
@@ -102,19 +108,36 @@ class Learner:
         changes no weight and is counted in the metric ``skipped`` (how many in a row).
         """
         self.set_learning_rate(progress)
-        self.optimiser.zero_grad(set_to_none=True)
-        metrics = self._inner(batch)
-        norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
-        bad = (~torch.isfinite(norm) | ~torch.isfinite(metrics["loss"])).float()
-        # Adam's fused kernel skips the step where found_inf is 1, without a round trip to the host.
-        self.optimiser.found_inf, self.optimiser.grad_scale = bad, None  # type: ignore[attr-defined]
-        self.optimiser.step()
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
+        if self.cuda_graph:
+            metrics = self._replayed(batch)
+        else:
+            self.optimiser.zero_grad(set_to_none=True)
+            metrics = self._step(batch)
         self.updates += 1
         if self.updates % self.target_period == 0:
             self.sync_target()
-        error, mask = metrics.pop("error"), metrics.pop("mask")
-        return error, mask, metrics | {"gradient_norm": norm, "skipped": self.skipped_in_a_row}
+        return metrics.pop("error"), metrics.pop("mask"), metrics
+
+    def _replayed(self, batch: Batch) -> dict[str, Tensor]:
+        """The step as a CUDA graph, recorded at the first batch."""
+        if self._captured is None:
+            before = self.state_dict()
+            fresh = not self.optimiser.state
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):  # what is created lazily must exist before recording
+                    self.optimiser.zero_grad(set_to_none=True)
+                    self._step(batch)
+            torch.cuda.current_stream().wait_stream(side)
+            self.load_state_dict(*before)  # the trial updates leave no trace
+            if fresh:
+                for state in self.optimiser.state.values():
+                    torch._foreach_zero_(list(state.values()))
+            self.skipped_in_a_row.zero_()
+            self.optimiser.zero_grad(set_to_none=True)
+            self._captured = Captured(self._step, batch, self.generator)
+        return self._captured(batch)
 
     def set_learning_rate(self, progress: float) -> None:
         """Linear decay to 0 over the run, or constant."""
@@ -151,10 +174,10 @@ class Learner:
                 if k.startswith("optimiser.") and k.split(".", 2)[2] == name
             }
             if saved:
-                self.optimiser.state[parameter] = {
-                    k: v.to(self.device) if k != "step" or self.device.type == "cuda" else v for k, v in saved.items()
-                }
+                # Copies: the optimiser writes in place, and what was loaded may be another learner's own moments.
+                self.optimiser.state[parameter] = {k: v.to(self.device, copy=True) for k, v in saved.items()}
         self.generator.set_state(tensors["generator"].cpu())
+        self._captured = None  # it was recorded on the tensors that have just been replaced
         self.updates = int(numbers["updates"])
 
 

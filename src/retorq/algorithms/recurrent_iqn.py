@@ -87,7 +87,7 @@ class Config:
     priority_error: Literal["td", "loss"] = "td"
     # machine
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
+    cuda_graph: bool = False  # record the learner's step and replay it (CUDA only)
     publish_period: int = 1  # updates
 
     def __post_init__(self) -> None:
@@ -249,7 +249,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             target_period=config.target_period,
             time_reduction=config.time_reduction,
             precision=config.precision,
-            compile=config.compile,
+            cuda_graph=config.cuda_graph,
         ),
         replay=partial(
             Replay,

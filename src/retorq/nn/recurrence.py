@@ -34,14 +34,14 @@ class Recurrence(torch.autograd.Function):
         exact = torch.promote_types(products, torch.float32)
         transposed = weight.to(products).t()
         h, c, keep = h.to(exact), c.to(exact), keep.to(exact)
-        activations = gates.new_empty(rows, columns, width, dtype=exact)
+        activations = gates.to(exact, copy=True)
         outputs, cells, squashed = (gates.new_empty(rows, columns, size, dtype=exact) for _ in range(3))
         h_before = gates.new_empty(rows, columns, size, dtype=products)
         for t in range(rows):
             h_before[t] = h * keep[t]
             torch.mul(c, keep[t], out=cells[t])
             a = activations[t]
-            torch.add(torch.mm(h_before[t], transposed), gates[t], out=a)
+            a.add_(torch.mm(h_before[t], transposed))
             a[:, : 3 * size].sigmoid_()
             a[:, 3 * size :].tanh_()
             i, f, o, g = a.split(size, dim=1)

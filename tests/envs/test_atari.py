@@ -34,12 +34,12 @@ def test_spec_tells_everything():
 
 @pytest.mark.parametrize("rom", ["breakout", "pong", "seaquest", "qbert", "space_invaders", "montezuma_revenge"])
 def test_an_end_is_always_followed_by_a_new_game_and_a_lost_life_never(rom):
-    env = Atari(rom, columns=4, seed=1, options=EnvOptions(max_frames=1800), training=True)
+    env = Atari(rom, columns=4, seed=1, options=EnvOptions(max_frames=1200), training=True)
     env.reset()
     generator = np.random.default_rng(0)
     games = lives = 0
     frame, ended = env._frame, np.zeros(4, bool)
-    for _ in range(500):
+    for _ in range(330):
         step = env.step(generator.integers(env.spec.actions, size=4))
         assert step.broken is None
         np.testing.assert_array_equal(env._frame < frame, ended)

@@ -23,9 +23,9 @@ def test_names_and_old_names():
 
 
 def test_spec_tells_everything():
-    options = EnvOptions(frame_size=40, max_frames=1002, stack=2, grayscale=False)
+    options = EnvOptions(frame_size=40, max_frames=1002, grayscale=False)
     spec = Atari("pong", columns=1, seed=0, options=options, training=True).spec
-    assert spec.observation["obs"].shape == (6, 40, 40)
+    assert spec.observation["obs"].shape == (3, 40, 40)
     assert (spec.actions, spec.max_steps, spec.frames_per_step) == (6, 251, 4)
     assert spec.action_names[:2] == ("noop", "fire")
     assert spec.settings["sticky"] == 0.0
@@ -124,7 +124,7 @@ def test_seeds_repeat_and_differ():
     ("rom", "options"),
     [
         ("breakout", EnvOptions(noop_max=0)),
-        ("seaquest", EnvOptions(noop_max=0, sticky=0.25, stack=2, max_frames=1201, frame_size=50)),
+        ("seaquest", EnvOptions(noop_max=0, sticky=0.25, max_frames=1201, frame_size=50)),
         ("pong", EnvOptions(noop_max=0, grayscale=False, frame_skip=3, fire_reset=True)),
     ],
 )

@@ -85,7 +85,7 @@ def describe(rom: str, options: EnvOptions) -> EnvSpec:
     options.refuse_unused(name, ATARI_FIELDS)
     ale = emulator(rom, 0.0, 0)
     actions = ale.getLegalActionSet() if options.full_actions else ale.getMinimalActionSet()
-    channels = options.stack * (1 if options.grayscale else 3)
+    channels = 1 if options.grayscale else 3
     leaf = Leaf(kind="image", shape=(channels, options.frame_size, options.frame_size), dtype="uint8")
     return EnvSpec(
         id=name,
@@ -133,7 +133,7 @@ class Atari:
             img_height=options.frame_size,
             img_width=options.frame_size,
             grayscale=options.grayscale,
-            stack_num=options.stack,
+            stack_num=1,
             frameskip=options.frame_skip,
             maxpool=True,
             noop_max=options.noop_max + 1,  # the emulator draws from 0 .. noop_max - 1
@@ -144,7 +144,7 @@ class Atari:
         )
 
     def _observation(self, frames: np.ndarray) -> Tree:
-        if frames.ndim == 5:  # [B, stack, H, W, 3]
+        if frames.ndim == 5:  # color: [B, 1, H, W, 3]
             frames = np.ascontiguousarray(np.moveaxis(frames, -1, 2)).reshape(self.columns, -1, *frames.shape[2:4])
         return {"obs": frames}
 

@@ -6,7 +6,6 @@ from another generator than the C++ environment's, so the same seed gives other 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +33,6 @@ class AtariSingle:
         self._actions = self._ale.getLegalActionSet() if options.full_actions else self._ale.getMinimalActionSet()
         self._noop, self._fire = Action.NOOP, Action.FIRE
         self._noops = np.random.default_rng(seed)
-        self._frames: deque[np.ndarray] = deque(maxlen=options.stack)
         self._older, self._newer = self._screen(), self._screen()
         self._elapsed = 0
         self._pending = False
@@ -64,7 +62,6 @@ class AtariSingle:
             if self._ale.game_over():
                 self._ale.reset_game()
         self._elapsed, self._pending = 0, False
-        self._frames.extend(np.zeros_like(self._shrunk(self._screen())) for _ in range(self._options.stack))
         self._newer, self._older = self._screen(), np.zeros_like(self._older)
         return self._observe()
 
@@ -74,8 +71,7 @@ class AtariSingle:
     def _observe(self) -> Tree:
         # A step that ends early leaves screens of the step before in the pair, as in the C++ environment.
         self._newer = np.maximum(self._newer, self._older)
-        self._frames.append(self._shrunk(self._newer))
-        return {"obs": np.concatenate(list(self._frames))[None]}
+        return {"obs": self._shrunk(self._newer)[None]}
 
     def _advance(self, action: int) -> float:
         """Repeat one action for ``frame_skip`` frames or until the game ends; returns the raw reward."""

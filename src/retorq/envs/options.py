@@ -11,7 +11,7 @@ from retorq.types import UserError
 
 ATARI_FIELDS = frozenset(
     {
-        "frame_skip", "frame_size", "grayscale", "stack", "noop_max", "sticky", "full_actions", "life_loss",
+        "frame_skip", "frame_size", "grayscale", "noop_max", "sticky", "full_actions", "life_loss",
         "max_frames", "fire_reset", "flicker",
     }
 )  # fmt: skip
@@ -25,7 +25,8 @@ GYM_FIELDS = frozenset(
 class EnvOptions:
     """How an environment is built and preprocessed. A field that the chosen environment cannot use is refused.
 
-    Defaults of the Atari fields are the preprocessing of Mnih et al. (2015), without the frame stack.
+    Defaults of the Atari fields are the preprocessing of Mnih et al. (2015). Frames are
+    never stacked here, so that each is stored once: an agent's own ``stack`` does it where it reads them.
     """
 
     frame_skip: int = 4
@@ -34,8 +35,6 @@ class EnvOptions:
     """Atari: height and width of the observation in pixels (area averaging of the 210x160 screen)."""
     grayscale: bool = True
     """Atari: one grey channel instead of three. Other environments: the same for color images when resize is on."""
-    stack: int = 1
-    """Atari: how many of the latest observations are stacked as channels (the memory of a recurrent agent needs 1)."""
     noop_max: int = 30
     """Atari: a game starts after 0 to this many no-op frames, drawn anew for each game (a start can have none)."""
     sticky: float = 0.0
@@ -68,7 +67,7 @@ class EnvOptions:
     def __post_init__(self) -> None:
         if isinstance(self.kwargs, Mapping):
             object.__setattr__(self, "kwargs", json.dumps(dict(self.kwargs), sort_keys=True))
-        for name in ("frame_skip", "frame_size", "stack", "max_frames"):
+        for name in ("frame_skip", "frame_size", "max_frames"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("noop_max", "resize", "max_episode_steps"):
             self._require(name, getattr(self, name) >= 0, "0 or more")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.nn.small import gradients, make_batch, make_network
 
 from retorq.learner import Learner, seeds
 from retorq.losses.q_learning import QLearning
 from retorq.types import LossOutput
-from tests.nn.small import gradients, make_batch, make_network
 
 COLUMNS, LENGTH = 6, 4
 LOSS = QLearning(length=LENGTH, n=2, double=True)

@@ -82,7 +82,7 @@ def test_forward_is_unroll_and_head():
 
 
 def test_the_published_network_has_the_measured_number_of_weights():
-    """8,125,607 were measured with 6 actions; there the LSTM has two biases that are only ever added, here their sum."""
+    """8,125,607 were measured with 6 actions; there the LSTM has two biases that are only ever added, ours has one."""
     frame = Leaf(kind="image", shape=(1, 84, 84), dtype="uint8")
     network = make(Config(), EnvSpec(id="Pong", observation={"obs": frame}, actions=6)).network
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in network.named_children()}

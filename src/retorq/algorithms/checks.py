@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from math import isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from retorq.types import UserError
@@ -22,6 +23,7 @@ def _number(config: Any, name: str) -> float | None:
         return None
     wrong = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
     refuse(wrong, f"{name} is {value!r}; give a{' whole' if whole else ''} number.")
+    refuse(not isfinite(value), f"{name} is {value}; give a finite number.")
     return float(value)
 
 
@@ -41,6 +43,26 @@ def share(config: Any, *names: str) -> None:
     for name in names:
         value = _number(config, name)
         refuse(value is None or not 0 <= value <= 1, f"{name} is {value}; give a number from 0 to 1.")
+
+
+def sizes(config: Any, *names: str) -> None:
+    """Tuples of whole numbers, each at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        right = isinstance(value, tuple) and all(type(size) is int and size >= 1 for size in value)
+        refuse(not right, f"{name} is {value!r}; give whole numbers of at least 1, or none at all.")
+
+
+def unused(config: Any, switch: str, *names: str) -> None:
+    """Settings that only mean something while ``switch`` is on: refused when changed while it is off."""
+    defaults = {field.name: field.default for field in fields(config)}
+    for name in names:
+        value = getattr(config, name)
+        refuse(
+            not getattr(config, switch) and value != defaults[name],
+            f"{name} is {value}, but {switch} is false, so it would do nothing; set {switch} to true or leave {name} "
+            f"at {defaults[name]}.",
+        )
 
 
 def choice(config: Any) -> None:

@@ -17,13 +17,13 @@ from typing import Literal
 
 from retorq.acting.explore import Explore, Ladder, Linear
 from retorq.agent import Agent
-from retorq.algorithms.checks import at_least, choice, refuse, share
+from retorq.algorithms.checks import at_least, choice, refuse, share, sizes, unused
 from retorq.learner import Learner
 from retorq.losses.q_learning import QLearning
 from retorq.nn.cores import LSTM, QuantileLSTM, Stateless
 from retorq.nn.heads import ImplicitQuantile
 from retorq.nn.network import Extras, Network, zero_biases
-from retorq.nn.torsos import Torso
+from retorq.nn.torsos import Torso, fits
 from retorq.replay.replay import Priorities, Replay
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
@@ -100,6 +100,8 @@ class Config:
         share(self, "epsilon_start", "epsilon_final", "epsilon_floor", "epsilon_fraction", "gamma", "priority_eta")
         share(self, "priority_exponent", "priority_beta")
         choice(self)
+        sizes(self, "torso_hidden")
+        unused(self, "prioritized", "priority_exponent", "priority_beta", "priority_eta", "priority_error")
         refuse(
             self.rescale_epsilon > 0 and self.clip_rewards != "none",
             "rescale_epsilon rescales unclipped rewards, but clip_rewards is "
@@ -121,7 +123,12 @@ class Config:
             "target_samples and action_samples unset.",
         )
         refuse(
-            self.memory == "lstm" and self.start_state == "stored" and self.state_period > self.sequence_length,
+            self.quantile_layer == "separate" and self.start_state == "zero",
+            "quantile_layer is separate, whose fractions are part of the stored state, but start_state is zero; set "
+            "start_state to stored or choose another quantile_layer.",
+        )
+        refuse(
+            self.memory == "lstm" and self.state_period > self.sequence_length,
             f"state_period is {self.state_period}, longer than sequence_length {self.sequence_length}, so rows between "
             "would never be trained; give at most the sequence length.",
         )
@@ -188,6 +195,7 @@ PRESETS = {"atari": atari, "laptop": laptop, "toy": toy}
 
 def make(config: Config, spec: EnvSpec) -> Agent:
     """Compose the agent, one statement per part."""
+    notes = _images(config, spec)
     torso = Torso(spec.observation, convolutions=config.torso, hidden=config.torso_hidden, stack=config.stack)
     extras = Extras(
         actions=spec.actions,
@@ -232,7 +240,10 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     )
     state = {name: tuple(value.shape[1:]) for name, value in network.initial_state(1).items()}
     layout = Layout(spec=spec, state=state if config.start_state == "stored" else {}, period=window.period)
-    explore, notes = _explore(config)
+    explore, more = _explore(config)
+    notes += more
+    if not recurrent:
+        notes += ("without a memory, memory_size, start_state and state_period are unused",)
     return Agent(
         name="recurrent_iqn",
         config=config,
@@ -279,6 +290,23 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     )
 
 
+def _images(config: Config, spec: EnvSpec) -> tuple[str, ...]:
+    """Refuse settings of images that do not fit the environment's; a torso for images that has none is only noted."""
+    images = [leaf.shape for leaf in spec.observation.values() if leaf.kind == "image"]
+    refuse(
+        config.stack > 1 and not images,
+        f"stack is {config.stack}, but {spec.id} shows no image; leave stack at 1.",
+    )
+    for shape in images:
+        refuse(
+            config.torso != "auto" and not fits(shape, config.torso),
+            f"torso is {config.torso}, whose convolutions do not fit images of {shape}; set torso to auto.",
+        )
+    if config.torso != "auto" and not images:
+        return (f"{spec.id} shows no image, so torso, which is {config.torso}, does nothing",)
+    return ()
+
+
 def _core(config: Config, inputs: int) -> Stateless | LSTM | QuantileLSTM:
     if config.memory == "none":
         return Stateless(inputs)
@@ -300,5 +328,8 @@ def _explore(config: Config) -> tuple[Explore, tuple[str, ...]]:
             warmup=config.warmup,
             uniform_steps=config.epsilon_uniform_steps,
         ), ()
-    note = "one environment has no epsilon ladder: epsilon falls linearly from 1 instead, over a tenth of the run"
+    note = (
+        "one environment has no epsilon ladder: epsilon falls linearly from 1 to epsilon_final instead, over a tenth "
+        "of it; epsilon_start, epsilon_floor, epsilon_exponent, epsilon_fraction and epsilon_uniform_steps are unused"
+    )
     return Linear(columns=1, final=config.epsilon_final, warmup=config.warmup), (note,)

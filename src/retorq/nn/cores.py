@@ -34,8 +34,10 @@ class Features:
 
     def join(self, other: Features) -> Features:
         """These rows, then the other's."""
-        fractions = None if self.fractions is None else torch.cat([self.fractions, other.fractions])
-        return Features(torch.cat([self.x, other.x]), fractions)
+        x = torch.cat([self.x, other.x])
+        if self.fractions is None or other.fractions is None:
+            return Features(x)
+        return Features(x, torch.cat([self.fractions, other.fractions]))
 
     def take(self, index: Tensor) -> Features:
         """Row ``index[t, b]`` of column ``b``, for ``index [T', B]``."""

@@ -27,20 +27,33 @@ def convolutions_for(shape: tuple[int, ...]) -> str:
     return "nature" if side >= 36 else "minatar" if side >= 8 else "flat"
 
 
+def output_shape(shape: tuple[int, ...], kind: str) -> tuple[int, int, int]:
+    """``(channels, height, width)`` after these convolutions; a side below 1 means that they do not fit."""
+    channels, height, width = shape
+    for filters, kernel, stride in CONVOLUTIONS[kind]:
+        channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    return channels, height, width
+
+
+def fits(shape: tuple[int, ...], kind: str) -> bool:
+    """Whether an image of this ``(channels, height, width)`` is large enough for these convolutions."""
+    return min(output_shape(shape, kind)[1:]) >= 1
+
+
 class Image(nn.Module):
     """Convolutions with ReLU over a flattened batch of images; uint8 pixels are scaled to [0, 1] on the device."""
 
     def __init__(self, leaf: Leaf, kind: str) -> None:
         super().__init__()
+        if not fits(leaf.shape, kind):
+            raise ValueError(f"images of {leaf.shape} are too small for the {kind!r} convolutions")
         layers: list[nn.Module] = []
-        channels, height, width = leaf.shape
+        channels = leaf.shape[0]
         for filters, kernel, stride in CONVOLUTIONS[kind]:
             layers += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU(inplace=True)]
-            channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
-        if min(height, width) < 1:
-            raise ValueError(f"images of {leaf.shape} are too small for the {kind!r} convolutions")
+            channels = filters
         self.layers = nn.Sequential(*layers)
-        self.size = channels * height * width
+        self.size = prod(output_shape(leaf.shape, kind))
         self.scale = 1.0 / 255.0 if leaf.dtype == "uint8" else 1.0
 
     def forward(self, pixels: Tensor) -> Tensor:

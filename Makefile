@@ -18,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install $(QUIET) --no-compile --disable-pip-vers
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check format slow oracle bench clean
+.PHONY: help train test check format slow oracle bench peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -48,7 +48,10 @@ oracle: $(VENV)/.ready-test ## the formulas against an independent implementatio
 	$(TEST_ENV) $(BIN)/python -m pytest -q tests/ops $(ARGS)
 
 bench: $(VENV)/.ready-train ## measure this machine; every number has its csv in benchmarks/
-	$(BIN)/retorq bench all $(ARGS)
+	$(BIN)/retorq bench all --out benchmarks/results $(ARGS)
+
+peers: $(VENV)/.ready-train ## measure beside Stable-Baselines3, which gets an environment of its own (.venv-peers)
+	$(BIN)/python benchmarks/against_sb3.py $(ARGS)
 
 clean: ## remove the environment, caches and builds; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info

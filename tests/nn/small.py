@@ -20,7 +20,7 @@ class Midpoints(ImplicitQuantile):
 
     def forward(self, features, samples=None, generator=None):
         count = samples or self.samples
-        tau = ((torch.arange(count) + 0.5) / count).expand(*features.x.shape[:2], count)
+        tau = ((torch.arange(count, device=features.x.device) + 0.5) / count).expand(*features.x.shape[:2], count)
         return Quantiles(self.streams(features.x.unsqueeze(2) * self.embedding(tau)), tau)
 
 

@@ -329,7 +329,7 @@ def _explore(config: Config) -> tuple[Explore, tuple[str, ...]]:
             uniform_steps=config.epsilon_uniform_steps,
         ), ()
     note = (
-        "one environment has no epsilon ladder: epsilon falls linearly from 1 to epsilon_final instead, over a tenth "
-        "of it; epsilon_start, epsilon_floor, epsilon_exponent, epsilon_fraction and epsilon_uniform_steps are unused"
+        "one environment has no epsilon ladder: epsilon falls linearly from 1 to epsilon_final in a tenth of the run; "
+        "epsilon_start, epsilon_floor, epsilon_exponent, epsilon_fraction and epsilon_uniform_steps are unused"
     )
     return Linear(columns=1, final=config.epsilon_final, warmup=config.warmup), (note,)

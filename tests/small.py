@@ -26,7 +26,7 @@ SETTINGS = {
     "replay_size": 120,
     "replay_ratio": 0.8,
     "warmup": 30,
-    "target_period": 3,
+    "target_period": 5,
     "epsilon_uniform_steps": 20,
 }
 

@@ -89,9 +89,10 @@ def test_fingerprints_change_with_the_rows():
         before = {name: mark for name, (mark, _) in now.items()}
         contents = {name: {k: v.clone() for k, v in tensors().items()} for name, (_, tensors) in now.items()}
     other, _ = filled(rows=12, counts=((0, 1, 2), 9))
-    assert other.chunks(4)["replay-00000000"][0] != filled(rows=12, counts=((0, 1, 2), 9))[0].chunks(4)[
-        "replay-00000000"
-    ][0]
+    assert (
+        other.chunks(4)["replay-00000000"][0]
+        != filled(rows=12, counts=((0, 1, 2), 9))[0].chunks(4)["replay-00000000"][0]
+    )
 
 
 def test_rows_go_to_the_columns_they_name():

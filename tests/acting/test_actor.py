@@ -1,0 +1,258 @@
+"""The actor writes down what happened: every row, every end, memory and score."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from retorq.acting.actor import Actor
+from retorq.acting.explore import Fixed
+from retorq.acting.pools import LocalPool
+from retorq.envs.make import make
+from retorq.envs.options import EnvOptions
+from retorq.envs.vector import GymVector
+from retorq.replay.replay import Replay
+from retorq.replay.storage import Layout
+from retorq.replay.windows import Window
+from tests.small import Rule, Scripted, agent
+
+
+@pytest.fixture
+def sample_envs(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs"))
+
+
+def actor_of(env, network=None, epsilon=0.0, **keywords):
+    network = network or Rule(env.spec.actions)
+    return Actor(env, network, Fixed(columns=env.columns, value=epsilon), total=1000, **keywords)
+
+
+def counting(mode, columns=3):
+    from sample_envs import CountingVector
+
+    return GymVector(CountingVector(columns, mode), name="counting", seed=0, options=EnvOptions())
+
+
+def recorded(env, rows):
+    """A replay filled by an actor until every column holds ``rows`` rows, as bytes per column and field."""
+    actor = actor_of(env)
+    replay = Replay(
+        layout=Layout(spec=env.spec, state={"count": (1,)}),
+        window=Window(length=2, ahead=1),
+        columns=env.columns,
+        capacity=4 * rows * env.columns,
+    )
+    while replay.storage.written.min() < rows:
+        for columns, chunk in actor.collect(1):
+            replay.extend(columns, chunk)
+    arrays = replay.storage.arrays | replay.storage.states
+    return {
+        name: [array[:rows, c].numpy().tobytes() for c in range(env.columns)] for name, array in arrays.items()
+    }, actor
+
+
+@pytest.mark.usefixtures("sample_envs")
+@pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
+def test_every_autoreset_mode_fills_the_replay_with_the_same_bytes(mode):
+    """Observations, actions, rewards, flags, clocks and recurrent states."""
+    told, actor = recorded(counting(mode), 60)
+    wanted, other = recorded(counting("NextStep"), 60)
+    assert told.keys() == wanted.keys() >= {"observation.obs", "flags", "elapsed", "previous_reward", "count"}
+    for name in wanted:
+        assert told[name] == wanted[name], name
+    games = {(e.column, e.score, e.length) for e in other.episodes}
+    assert len(games) > 20
+    common = [e for e in actor.episodes if (e.column, e.score, e.length) in games]
+    assert len(common) >= len(games) - 3
+
+
+@pytest.mark.usefixtures("sample_envs")
+def test_scores_and_lengths_of_games():
+    from sample_envs import LENGTHS
+
+    actor = actor_of(counting("NextStep"))
+    rewards = [[] for _ in range(3)]
+    for _ in range(80):
+        for columns, rows in actor.collect(1):
+            for at, column in enumerate(columns):
+                rewards[column].append((float(rows.reward[0, at]), bool(rows.last[0, at])))
+    for column in range(3):
+        games, score, length = [], 0.0, 0
+        for reward, last in rewards[column]:
+            if last:
+                games.append((score, length))
+                score, length = 0.0, 0
+            else:
+                score, length = score + reward, length + 1
+        told = [(e.score, e.length) for e in actor.episodes if e.column == column]
+        assert told[: len(games)] == games
+        assert [length for _, length in told[:5]] == [LENGTHS[(column + k) % 8] for k in range(5)]
+    assert actor.steps == sum(not last for column in rewards for _, last in column)
+    assert [e.step for e in actor.episodes] == sorted(e.step for e in actor.episodes)
+    assert len(actor.drain()) > 0
+    assert actor.drain() == []
+
+
+def rows_of(script, columns=1, steps=None, epsilon=0.0):
+    actor = actor_of(Scripted(columns, script), epsilon=epsilon)
+    told = [[] for _ in range(columns)]
+    for where, rows in actor.collect(steps or len(script)):
+        for at, column in enumerate(where):
+            seen = rows.inputs
+            told[column].append(
+                {
+                    "elapsed": int(seen.elapsed[0, at]),
+                    "first": bool(seen.first[0, at]),
+                    "previous": (int(seen.previous_action[0, at]), float(seen.previous_reward[0, at])),
+                    "action": int(rows.action[0, at]),
+                    "reward": float(rows.reward[0, at]),
+                    "ends": "".join(
+                        letter for letter in ("terminated", "truncated", "last") if getattr(rows, letter)[0, at]
+                    ),
+                    "count": float(rows.extras["state.count"][0, at, 0]),
+                }
+            )
+    return told, actor
+
+
+def test_a_lost_life_starts_an_episode_but_no_game():
+    """Memory, previous action and reward start afresh; the clock of the game and its score go on."""
+    script = [{"reward": [1.0]}, {"reward": [2.0], "terminated": [True]}, {"reward": [4.0]}]
+    script += [{"reward": [8.0], "terminated": [True], "ended": [True]}, {"reward": [16.0]}, {"reward": [32.0]}]
+    (rows,), actor = rows_of(script)
+    assert [row["first"] for row in rows] == [True, False, True, False, False, True]
+    assert [row["elapsed"] for row in rows] == [0, 1, 2, 3, 4, 0]
+    assert [row["ends"] for row in rows] == ["", "terminated", "", "terminated", "last", ""]
+    actions = [row["action"] for row in rows]
+    assert [row["previous"] for row in rows] == [
+        (0, 0.0),
+        (actions[0], 1.0),
+        (0, 0.0),
+        (actions[2], 4.0),
+        (actions[3], 8.0),
+        (0, 0.0),
+    ]
+    assert [row["reward"] for row in rows] == [1.0, 2.0, 4.0, 8.0, 0.0, 32.0]  # the reset's reward is nobody's
+    assert rows[4]["action"] == 0
+    assert [row["count"] for row in rows] == [0, 1, 0, 1, 2, 0]
+    assert [(e.score, e.length, e.cut) for e in actor.episodes] == [(15.0, 4, False)]
+
+
+def test_previous_action_is_the_one_done_also_where_it_is_random():
+    told, _ = rows_of([{"reward": [0.5, 0.5]}] * 30, columns=2, epsilon=1.0)
+    for rows in told:
+        assert len({row["action"] for row in rows}) == 3
+        for before, after in zip(rows, rows[1:], strict=False):
+            assert after["previous"] == (before["action"], 0.5)
+
+
+def test_memory_moves_on_also_where_the_action_is_random():
+    told, _ = rows_of([{}] * 10, epsilon=1.0)
+    assert [row["count"] for row in told[0]] == list(range(10))
+
+
+def test_a_broken_environment_cuts_its_stream_alone():
+    script = [{"reward": [1.0, 1.0]}] * 2 + [{"reward": [5.0, 1.0], "broken": [True, False]}, {"reward": [3.0, 1.0]}]
+    told, actor = rows_of(script, columns=2)
+    broken, healthy = told
+    assert [row["ends"] for row in broken] == ["", "", "truncatedlast", ""]
+    assert [row["reward"] for row in broken] == [1.0, 1.0, 0.0, 3.0]
+    assert [row["first"] for row in broken] == [True, False, False, True]
+    assert [row["elapsed"] for row in broken] == [0, 1, 2, 0]
+    assert broken[3]["previous"] == (0, 0.0)
+    assert broken[3]["count"] == 0
+    assert [row["ends"] for row in healthy] == [""] * 4
+    assert [row["elapsed"] for row in healthy] == [0, 1, 2, 3]
+    assert [(e.score, e.length, e.column, e.cut) for e in actor.episodes] == [(2.0, 2, 0, True)]
+    assert actor.steps == 7
+
+
+def test_closing_open_streams_begins_new_games():
+    actor = actor_of(Scripted(2, [{"reward": [1.0, 1.0]}, {"ended": [True, False], "terminated": [True, False]}]))
+    actor.collect(2)
+    ((columns, rows),) = actor.cut()
+    assert columns.tolist() == [0, 1]
+    assert rows.last.all()
+    assert not rows.terminated.any()
+    assert rows.inputs.elapsed.tolist() == [[2, 2]]
+    assert [(e.column, e.cut) for e in actor.episodes] == [(0, False), (1, True)]
+    ((_, following),) = actor.collect(1)
+    assert following.inputs.first.all()
+    assert following.inputs.elapsed.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("mode", ["after", "inner", "outer", "separate"])
+def test_an_unroll_from_stored_states_repeats_what_the_actor_saw(mode, monkeypatch):
+    """With unchanged weights, from every state on the grid, across ends of games, given the same fractions."""
+    small = agent("memory", options=EnvOptions(kwargs='{"length": 3}'), quantile_layer=mode)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.3))
+    env = make("memory", columns=2, options=EnvOptions(kwargs='{"length": 3}'))
+    layout = replace(small.layout, state_dtype=torch.float32)
+    replay = Replay(layout=layout, window=Window(length=6, ahead=2, period=2), columns=2, capacity=200)
+    actor, values = actor_of(env, small.network, epsilon=0.3), []
+    for _ in range(60):
+        ((columns, rows),) = actor.collect(1)
+        replay.extend(columns, rows)
+        values.append(actor.values)
+    batch = replay.sample(40)
+    assert batch.trajectory.last.any()
+    with torch.no_grad():
+        told, _ = small.network(batch.trajectory.inputs, batch.state)
+    for b, (column, start) in enumerate(batch.keys):
+        for t in range(8):
+            torch.testing.assert_close(told.mean()[t, b], values[start + t][column], atol=1e-6, rtol=1e-5)
+
+
+def test_stacked_images_are_those_of_the_game():
+    env = make("catch", columns=2)
+    network = Rule(3)
+    seen = []
+    plain = network.unroll
+    network.unroll = lambda inputs, state, generator=None: (
+        seen.append(inputs.observation["obs"][0].clone()),
+        plain(inputs, state),
+    )[1]
+    actor = actor_of(env, network, stack=3)
+    layout = Layout(spec=env.spec, state={})
+    replay = Replay(layout=layout, window=Window(length=30, ahead=1, margin=2), columns=2, capacity=200, stack=3)
+    for _ in range(31):
+        for columns, rows in actor.collect(1):
+            replay.extend(columns, rows)
+    batch = replay.sample(4)
+    for b, (column, start) in enumerate(batch.keys):
+        for t in range(31):
+            assert torch.equal(batch.trajectory.inputs.observation["obs"][t, b], seen[start + t][column])
+
+
+def test_a_saved_actor_goes_on_exactly():
+    small = agent("catch", torso="flat")
+    one, other = (actor_of(make("catch", columns=2, seed=s), small.network, 0.5, seed=s) for s in (1, 2))
+    one.collect(13)
+    assert other.load_state_dict(*one.state_dict())
+    for (_, a), (_, b) in zip(one.collect(20), other.collect(20), strict=True):
+        for name in ("action", "reward", "last", "terminated"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        assert torch.equal(a.extras["state.h"], b.extras["state.h"])
+    assert one.steps == other.steps
+
+
+def test_the_pool_shares_float32_weights_and_rounds_others_only_when_told():
+    small = agent("memory", precision="bf16")
+    weight = next(small.network.parameters())
+    pools = {
+        precision: LocalPool(actor_of(make("memory", columns=2), small.network, precision=precision))
+        for precision in ("fp32", "bf16")
+    }
+    for pool in pools.values():
+        pool.publish(small.network, 0)
+    assert pools["fp32"].actor.network is small.network
+    copy = next(pools["bf16"].actor.network.parameters())
+    assert copy.dtype == torch.bfloat16
+    with torch.no_grad():
+        weight.add_(1.0)
+    assert not torch.equal(copy, weight.to(torch.bfloat16))
+    pools["bf16"].publish(small.network, 1)
+    assert torch.equal(next(pools["bf16"].actor.network.parameters()), weight.to(torch.bfloat16))
+    assert len(pools["bf16"].receive()) == 1

@@ -1,0 +1,141 @@
+"""Evaluation: which games count, what a score is, and what is written down."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from retorq.acting.actor import Actor
+from retorq.acting.explore import Fixed
+from retorq.envs.options import EnvOptions
+from retorq.running.evaluate import PROTOCOLS, evaluate, play, play_frames, protocol, record
+from retorq.types import Episode, UserError
+from tests.small import Rule, Scripted, agent
+
+
+class LongAndShort(Scripted):
+    """Column 0 plays games of 30 steps and score 30, the others of 2 steps and score 2; life losses in between."""
+
+    def __init__(self, columns):
+        super().__init__(columns, [{}])
+        self._age = np.zeros(columns, int)
+        self._over = np.zeros(columns, bool)
+
+    def step(self, action):
+        self._age = np.where(self._over, 0, self._age + 1)
+        live = ~self._over
+        ended = live & (self._age >= np.where(np.arange(self.columns) == 0, 30, 2))
+        self._script = [{"reward": live * 1.0, "ended": ended, "terminated": ended | (live & (self._age % 7 == 6))}]
+        self._over = ended
+        return super().step(action)
+
+
+def actor(columns=4):
+    return Actor(LongAndShort(columns), Rule(3), Fixed(columns=columns, value=0.0), total=1)
+
+
+def test_the_first_games_started_count_not_the_first_finished():
+    """An evaluator that takes the first 8 finished would report short games only, mean 2."""
+    games = play(actor(), 8)
+    assert [game.score for game in games] == [30, 2, 2, 2, 2, 2, 2, 2]
+    assert [game.length for game in games] == [30, 2, 2, 2, 2, 2, 2, 2]
+    assert games[0].step == max(game.step for game in games)
+
+
+def test_fewer_games_than_columns_and_more():
+    assert [game.score for game in play(actor(), 1)] == [30]
+    assert [game.score for game in play(actor(1), 3)] == [30, 30, 30]
+    told = []
+    play(actor(), 5, told.append)
+    assert told == [1, 2, 3, 4, 5]
+
+
+def test_scores_are_of_whole_games_though_lives_are_lost_in_them():
+    assert [game.score for game in play(actor(1), 1)] == [30]  # five lives
+
+
+def test_games_within_a_number_of_steps():
+    assert [game.length for game in play_frames(actor(1), 95)] == [30, 30, 30]
+    assert [game.length for game in play_frames(actor(1), 89)] == [30, 30]
+
+
+def test_protocols_by_name():
+    assert protocol(None, "ALE/Pong-v5").name == "recurrent_iqn_2019"
+    assert protocol(None, "catch").name == "greedy"
+    published = PROTOCOLS["recurrent_iqn_2019"]
+    assert (published.epsilon, published.episodes, published.frames) == (0.001, 100, None)
+    assert published.atari == {"noop_max": 30, "sticky": 0.0, "max_frames": 108_000}
+    assert PROTOCOLS["machado_2018"].atari["sticky"] == 0.25
+    assert (PROTOCOLS["dqn_zoo"].frames, PROTOCOLS["dqn_zoo"].epsilon) == (500_000, 0.01)
+    with pytest.raises(UserError, match="perhaps you meant 'machado_2018'"):
+        protocol("machado_2019", "ALE/Pong-v5")
+    with pytest.raises(UserError, match="is for Atari, but the environment is 'catch'; use 'greedy'"):
+        protocol("machado_2018", "catch")
+
+
+def run(using, episodes=None, env="catch", **rest):
+    small = agent(env, torso="flat")
+    return evaluate(small, small.network, env, EnvOptions(), using=using, episodes=episodes, step=1234, **rest)
+
+
+def test_the_record():
+    told = run(protocol(None, "catch"), 5, seed=3)
+    assert told.keys() >= set("agent env protocol step frames episodes epsilon scores lengths mean median ci95".split())
+    assert (told["agent"], told["env"], told["protocol"]) == ("recurrent_iqn", "catch", "greedy")
+    assert (told["step"], told["frames"], told["episodes"], told["epsilon"]) == (1234, 1234, 5, 0.0)
+    assert len(told["scores"]) == len(told["lengths"]) == 5
+    assert set(told["scores"]) <= {-1.0, 1.0}
+    assert told["mean"] == np.mean(told["scores"])
+    assert told["ci95"][0] <= told["mean"] <= told["ci95"][1]
+    assert "human_normalised" not in told
+    json.dumps(told)
+    assert told == run(protocol(None, "catch"), 5, seed=3)
+
+
+def test_frames_are_counted_on_one_stream():
+    told = run(replace(PROTOCOLS["dqn_zoo"], frames=300, atari=None))
+    assert told["episodes"] == 33  # games of 9 steps; eight side by side would complete 32
+    assert (told["lengths"], told["epsilon"]) == ([9] * 33, 0.01)
+    with pytest.raises(UserError, match="episodes is 7; this protocol counts frames"):
+        run(PROTOCOLS["dqn_zoo"], 7)
+    with pytest.raises(UserError, match="episodes is 0; give 1 or more"):
+        run(PROTOCOLS["greedy"], 0)
+
+
+def test_atari_scores_are_compared_with_humans():
+    small = agent("catch", torso="flat")
+    games = [Episode(score=score, length=10, column=0, step=10, cut=score < 0) for score in (14.6, 14.6, -20.7)]
+    told = record(small, "ALE/Pong-v5", 4, PROTOCOLS["recurrent_iqn_2019"], games, step=50, seed=1)
+    assert told["frames"] == 200
+    assert told["cut"] == 1
+    assert told["median"] == 14.6
+    assert told["human_normalised"] == pytest.approx((told["mean"] + 20.7) / (14.6 + 20.7), abs=1e-3)
+    empty = record(small, "ALE/Pong-v5", 4, PROTOCOLS["dqn_zoo"], [], step=50, seed=1)
+    assert (empty["mean"], empty["ci95"], empty["episodes"]) == (None, None, 0)
+    json.dumps(empty)
+
+
+@pytest.mark.parametrize("name", ["recurrent_iqn_2019", "machado_2018"])
+def test_atari_protocols_set_the_emulator(name, monkeypatch):
+    from retorq.running import evaluate as module
+
+    asked = []
+
+    def make(env, **rest):
+        asked.append(rest["options"])
+        return LongAndShort(rest["columns"])
+
+    monkeypatch.setattr(module, "make", make)
+    small = agent("catch")
+    told = evaluate(
+        small,
+        Rule(3),
+        "ALE/Pong-v5",
+        EnvOptions(sticky=0.1, noop_max=3, max_frames=99),
+        using=PROTOCOLS[name],
+        episodes=2,
+    )
+    assert (asked[0].sticky, asked[0].noop_max) == ((0.25, 0) if name == "machado_2018" else (0.0, 30))
+    assert asked[0].max_frames == 108_000
+    assert told["environment"]["sticky"] == asked[0].sticky

@@ -1,0 +1,101 @@
+"""The resource table: its numbers, what it refuses, and that measuring leaves no trace."""
+
+import psutil
+import pytest
+import torch
+
+from retorq.algorithms import recurrent_iqn
+from retorq.running.plan import duration, plan, require_memory, size
+from retorq.types import EnvSpec, Leaf, Refused
+from tests.small import agent, command, flags
+
+PONG = EnvSpec(
+    id="ALE/Pong-v5",
+    observation={"obs": Leaf(kind="image", shape=(1, 84, 84), dtype="uint8")},
+    actions=6,
+    max_steps=27_000,
+    frames_per_step=4,
+)
+
+
+def test_the_published_run():
+    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000, measure=False)
+    assert table.frames == 200_000_000
+    assert table.rows_trained == 4 * (50_000_000 - 50_000)
+    assert table.updates == 312_187  # 4 x 50M / 640 = 312,500, less the warm-up
+    assert table.replay_rows == 1_000_000
+    assert table.replay_bytes == pytest.approx(7.276e9, rel=1e-3)
+    rows = dict(table.rows)
+    assert rows["environment frames"] == "200,000,000 (50,000,000 agent steps)"
+    assert rows["updates"] == "312,187 of 32 x 20 steps"
+    assert rows["replay memory"] == "7.3 GB for 1,000,000 steps"
+    assert rows["estimated time"] == "not measured"
+
+
+def test_the_replay_it_announces_is_the_one_that_is_made():
+    small = agent("catch", replay_size=1003, num_envs=3, state_period=4)
+    table, replay = plan(small, "catch", 100, measure=False), small.replay()
+    assert table.replay_rows == replay.storage.rows * 3
+    assert table.replay_bytes == replay.storage.nbytes
+
+
+def test_a_run_shorter_than_its_warm_up_has_no_updates():
+    assert plan(agent(warmup=500), "memory", 100, measure=False).updates == 0
+
+
+def test_measuring_leaves_no_trace():
+    small = agent()
+    before = [p.clone() for p in small.network.parameters()]
+    table = plan(small, "memory", 100)
+    assert table.seconds > 0
+    for was, now in zip(before, small.network.parameters(), strict=True):
+        assert torch.equal(was, now)
+        assert now.grad is None
+
+
+def test_what_cannot_fit_is_refused(monkeypatch):
+    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000, measure=False)
+
+    def free(count):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": count})())
+
+    free(table.replay_bytes + table.process_bytes)
+    require_memory(table)
+    free(table.replay_bytes + table.process_bytes - 1)
+    with pytest.raises(
+        Refused, match=r"replay_size is 1,000,000 steps, so the run needs .* set replay_size to at most"
+    ):
+        require_memory(table)
+    free(table.process_bytes // 2)
+    with pytest.raises(Refused, match="use a machine with more memory"):
+        require_memory(table)
+
+
+def test_the_command_refuses_with_3_and_a_dry_run_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command("train", "memory", *flags(replay_size=10**12), "--steps", "50")
+    assert code == 3
+    assert "replay_size is 1,000,000,000,000 steps" in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    code, out, _ = command("train", "memory", *flags(), "--steps", "50", "--dry-run")
+    assert code == 0
+    assert "environment frames  50 (50 agent steps)" in out
+    assert "about" in next(line for line in out.splitlines() if "estimated time" in line)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(999, "999 B"), (7.3e9, "7.3 GB"), (1.5e6, "1.5 MB"), (45_600, "45.6 kB"), (2e13, "20,000.0 GB")],
+)
+def test_sizes(count, told):
+    assert size(count) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(12.3, "12 s"), (600, "10 min"), (3900, "65 min"), (6000, "1 h 40 min"), (7.2e6, "2,000 h 00 min")],
+)
+def test_durations(seconds, told):
+    assert duration(seconds) == told

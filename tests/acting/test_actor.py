@@ -1,11 +1,13 @@
 """The actor writes down what happened: every row, every end, memory and score."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.small import Rule, Scripted, agent
 
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
@@ -16,7 +18,6 @@ from retorq.envs.vector import GymVector
 from retorq.replay.replay import Replay
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
-from tests.small import Rule, Scripted, agent
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_previous_action_is_the_one_done_also_where_it_is_random():
     told, _ = rows_of([{"reward": [0.5, 0.5]}] * 30, columns=2, epsilon=1.0)
     for rows in told:
         assert len({row["action"] for row in rows}) == 3
-        for before, after in zip(rows, rows[1:], strict=False):
+        for before, after in pairwise(rows):
             assert after["previous"] == (before["action"], 0.5)
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.small import agent
 
 from retorq.acting.explore import Fixed, Ladder, Linear
-from tests.small import agent
 
 TOTAL = 1_000_000
 

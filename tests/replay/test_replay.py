@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.replay.model import SPEC, STATE, Model
 
 from retorq.replay.replay import Priorities, Replay
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import UserError
-from tests.replay.model import SPEC, STATE, Model
 
 ROW_FIELDS = ("action", "reward", "terminated", "truncated", "last")
 INPUT_FIELDS = ("previous_action", "previous_reward", "elapsed", "first")
@@ -102,7 +102,7 @@ def test_every_sample_is_a_window_of_the_streams(shape, columns, seed, prioritiz
 @settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), stack=st.integers(1, 3))
 def test_priorities_follow_the_formula_and_old_keys_change_nothing(seed, stack):
-    """eta * max + (1 - eta) * mean over unmasked rows; keys of windows that are gone are dropped."""
+    """Eta * max + (1 - eta) * mean over unmasked rows; keys of windows that are gone are dropped."""
     eta = 0.7
     replay = build(2, 40, stack, Priorities(eta=eta), length=3, seed=seed)
     model, random = Model(2, seed), np.random.default_rng(seed)
@@ -113,7 +113,7 @@ def test_priorities_follow_the_formula_and_old_keys_change_nothing(seed, stack):
         who = np.arange(2)
         replay.extend(who, model.make(who, int(random.integers(1, 4))))
         now = model.starts(replay.window, replay.storage.rows)
-        known = {key: value for key, value in known.items() if key in now} | {key: highest for key in now - before}
+        known = {key: value for key, value in known.items() if key in now} | dict.fromkeys(now - before, highest)
         check_starts(replay, model, known)
         if not replay.ready:
             continue
@@ -183,7 +183,7 @@ def test_zero_start_state_comes_from_the_network():
 
 
 def test_final_rows_alone_are_nothing_to_sample():
-    """A stream that begins with the closing row of an older run has no transition yet: not ready, and no endless draw."""
+    """A stream that begins with the closing row of an older run has no transition yet: no endless draw."""
     replay = build(1, 20, length=1, ahead=1, period=1)
     rows = Model(1, 0).make(np.arange(1), 2)
     last = np.array([[True], [False]])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from tests.replay.model import SPEC, STATE, Model
 
 from retorq.algorithms import recurrent_iqn
 from retorq.replay.storage import Layout, Storage
 from retorq.types import EnvSpec, Leaf
-from tests.replay.model import SPEC, STATE, Model
 
 ATARI = EnvSpec(
     id="ALE/Pong-v5",

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.small import Rule, Scripted, agent
 
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
 from retorq.envs.options import EnvOptions
 from retorq.running.evaluate import PROTOCOLS, evaluate, play, play_frames, protocol, record
 from retorq.types import Episode, UserError
-from tests.small import Rule, Scripted, agent
 
 
 class LongAndShort(Scripted):
@@ -81,7 +81,8 @@ def run(using, episodes=None, env="catch", **rest):
 
 def test_the_record():
     told = run(protocol(None, "catch"), 5, seed=3)
-    assert told.keys() >= set("agent env protocol step frames episodes epsilon scores lengths mean median ci95".split())
+    names = "agent env protocol step frames episodes epsilon scores lengths mean median ci95"
+    assert told.keys() >= set(names.split())
     assert (told["agent"], told["env"], told["protocol"]) == ("recurrent_iqn", "catch", "greedy")
     assert (told["step"], told["frames"], told["episodes"], told["epsilon"]) == (1234, 1234, 5, 0.0)
     assert len(told["scores"]) == len(told["lengths"]) == 5

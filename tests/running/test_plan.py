@@ -3,11 +3,11 @@
 import psutil
 import pytest
 import torch
+from tests.small import agent, command, flags
 
 from retorq.algorithms import recurrent_iqn
 from retorq.running.plan import duration, plan, require_memory, size
 from retorq.types import EnvSpec, Leaf, Refused
-from tests.small import agent, command, flags
 
 PONG = EnvSpec(
     id="ALE/Pong-v5",

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.small import SETTINGS, command, flags
 
 from retorq import api
 from retorq.envs.options import EnvOptions
-from retorq.running import train as training
 from retorq.running.checkpoint import newest
 from retorq.running.log import WALL_CLOCK_FIELDS
 from retorq.running.trainer import Trainer
-from tests.small import SETTINGS, command, flags
 
 STEPS = 140
 # Interrupted at step 80, with 2 environments, a replay of 60 rows each that has been round once by the end.
@@ -119,7 +118,7 @@ def interrupted(path, number, *extra):
 
 
 def test_signals_and_sudden_death(tmp_path):
-    """Ctrl-C and SIGTERM save and exit with 75; after kill -9 the last checkpoint goes on, and nothing is told twice."""
+    """Ctrl-C and SIGTERM save and exit with 75; after kill -9 the last checkpoint goes on."""
     whole = start(tmp_path / "whole", prioritized=True, precision="bf16", publish_period=4)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         path = tmp_path / number.name

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tests.small import SETTINGS
 
 from retorq import api
 from retorq.running import train as training
@@ -14,7 +15,6 @@ from retorq.running.checkpoint import SaveFailed, newest
 from retorq.running.train import RunOptions
 from retorq.running.trainer import Trainer
 from retorq.types import Diverged, UserError
-from tests.small import SETTINGS
 
 RUN = {"steps": 60, "log_every": 20, "tensorboard": False, "threads": 1, "say": lambda line: None}
 

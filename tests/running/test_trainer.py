@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from tests.small import agent
 
 from retorq.envs.make import make
 from retorq.running.trainer import MAX_SKIPPED, Trainer
 from retorq.types import Diverged
-from tests.small import agent
 
 
 def trainer_of(total=100_000, learn=False, **settings):
@@ -116,9 +116,13 @@ def test_five_updates_in_a_row_that_are_not_finite_end_the_run(prioritized):
             yield columns, rows
 
     trainer.pool.receive = poisoned
-    with pytest.raises(Diverged, match=r"not finite in 5 updates in a row, at step \d+; .*Lower learning_rate"):
+
+    def on():
         for _ in range(20):
             trainer.step()
+
+    with pytest.raises(Diverged, match=r"not finite in 5 updates in a row, at step \d+; .*Lower learning_rate"):
+        on()
     assert trainer.learner.updates == updates + MAX_SKIPPED
     assert trainer.last_batch is not None
     assert trainer.last_batch.trajectory.reward.isnan().any()

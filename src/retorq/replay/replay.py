@@ -29,6 +29,20 @@ class Priorities:
     eta: float = 0.9
 
 
+def require_capacity(capacity: int, window: Window, columns: int) -> None:
+    """Refuse a replay that cannot hold a window in every column.
+
+    Raises:
+        UserError: ``capacity`` is too small.
+    """
+    need = (window.rows + window.margin + window.period) * columns
+    if capacity < need:
+        raise UserError(
+            f"replay_size is {capacity}, too small for windows of {window.rows} rows in {columns} environments; "
+            f"give at least {need}."
+        )
+
+
 class Replay:
     """Rows go in by column, batches of windows come out.
 
@@ -57,16 +71,10 @@ class Replay:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        rows = capacity // columns
-        if rows < window.rows + window.margin + window.period:
-            need = (window.rows + window.margin + window.period) * columns
-            raise UserError(
-                f"replay_size is {capacity}, too small for windows of {window.rows} rows in {columns} environments; "
-                f"give at least {need}."
-            )
+        require_capacity(capacity, window, columns)
         self.window, self.stack, self.priorities = window, stack, priorities
         self.initial_state = initial_state
-        self.storage = Storage(layout, columns, rows, device)
+        self.storage = Storage(layout, columns, capacity // columns, device)
         self.generator = np.random.default_rng(seed)
         self.uniform = Uniform()
         self.slots = self.storage.rows // window.period

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from retorq.agent import Agent
+from retorq.replay.replay import require_capacity
 from retorq.types import Batch, Inputs, Refused, Trajectory
 
 PROCESS_BYTES = 600_000_000  # Python, torch and the emulators, measured on Linux; see benchmarks/memory.py
@@ -69,7 +70,12 @@ def duration(seconds: float) -> str:
 
 
 def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cpu", measure: bool = True) -> Plan:
-    """Work out the table; ``measure`` times two updates and a few acting steps on a copy of the network."""
+    """Work out the table; ``measure`` times two updates and a few acting steps on a copy of the network.
+
+    Raises:
+        UserError: The replay is too small for its windows.
+    """
+    require_capacity(agent.capacity, agent.window, agent.columns)
     learning = max(0, steps - agent.warmup)
     trained = int(learning * agent.samples_per_step)
     updates = trained // agent.rows_per_update

@@ -1,0 +1,145 @@
+"""The Python surface: train, load, act, evaluate."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from tests.small import SETTINGS, agent
+
+import retorq
+from retorq import api
+from retorq.envs.make import make
+from retorq.envs.options import EnvOptions
+from retorq.types import EnvSpec, Leaf, Refused, UserError
+
+RUN = {"steps": 40, "log_every": 20, "tensorboard": False, "threads": 1, "preset": "toy", "say": lambda line: None}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return retorq.train("memory", run=tmp_path_factory.mktemp("run") / "one", **SETTINGS | RUN)
+
+
+def test_a_loaded_agent_is_the_trained_one(trained):
+    player = retorq.load(trained.path)
+    assert player.step == 40
+    again = retorq.load(trained.path)
+    for a, b in zip(player.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    fresh = agent("memory").network
+    assert not all(torch.equal(a, b) for a, b in zip(player.network.parameters(), fresh.parameters(), strict=True))
+    assert [row["step"] for row in trained.metrics] == [20, 40]
+
+
+def test_acting_step_by_step_equals_one_unroll(trained, monkeypatch):
+    """What the network sees in ``act`` is what it would see of these rows in a replay."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.3))
+    player = trained.load()
+    seen = []
+    plain = player.network.unroll
+    monkeypatch.setattr(player.network, "unroll", lambda row, *rest: (seen.append(row), plain(row, *rest))[1])
+    env, state, reward = make("memory", columns=1, seed=1), None, 0.0
+    observation, actions, values = env.reset(), [], []
+    for _ in range(11):
+        value, _ = player.values(observation["obs"][0], state, reward=reward)
+        action, state = player.act({"obs": observation["obs"][0]}, state, reward=reward)
+        step = env.step(np.array([action]))
+        observation, reward = step.observation, float(step.reward[0]) + 0.25
+        actions.append(action)
+        values.append(value)
+        assert action == value.argmax()
+    rows = seen[::2]
+    assert [bool(row.first) for row in rows] == [True] + [False] * 10
+    assert [int(row.elapsed) for row in rows] == list(range(11))
+    assert [int(row.previous_action) for row in rows] == [0, *actions[:-1]]
+    assert [float(row.previous_reward) for row in rows] == [0.0] + [0.25] * 10
+    joined = replace(
+        rows[0],
+        observation={"obs": torch.cat([row.observation["obs"] for row in rows])},
+        **{
+            name: torch.cat([getattr(row, name) for row in rows])
+            for name in ("previous_action", "previous_reward", "elapsed", "first")
+        },
+    )
+    with torch.no_grad():
+        features, _ = plain(joined, player.network.initial_state(1))
+        told = player.network.head(features).mean()[:, 0]
+    np.testing.assert_allclose(np.stack(values), told.numpy(), atol=1e-6)
+
+
+def test_evaluation_and_pictures(trained):
+    player = trained.load()
+    assert player.evaluate(episodes=2)["episodes"] == 2
+    frames = []
+    score = player.record(frames.append, seed=2)
+    assert score in (-1.0, 1.0)
+    assert len(frames) == 11
+    assert frames[0].dtype == np.uint8
+    assert frames[0].shape[2] == 3
+
+
+def test_resume_by_the_same_call_and_by_name(trained):
+    assert retorq.train("memory", run=trained.path, **SETTINGS | RUN).code == 0
+    with pytest.raises(Refused, match=r"config.gamma: 0.99 → 0.9"):
+        retorq.train("memory", run=trained.path, **SETTINGS | RUN | {"gamma": 0.9})
+    with pytest.raises(Refused, match="seed"):
+        retorq.train("memory", run=trained.path, **SETTINGS | RUN | {"seed": 3})
+
+
+def test_one_seed_gives_one_run(trained, tmp_path):
+    other = retorq.train("memory", run=tmp_path / "two", **SETTINGS | RUN)
+    third = retorq.train("memory", run=tmp_path / "three", **SETTINGS | RUN | {"seed": 1})
+    loss = [run.metrics[-1]["loss"] for run in (trained, other, third)]
+    assert loss[0] == loss[1] != loss[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"gama": 0.9}, "field 'gama' does not exist in recurrent_iqn; perhaps you meant 'gamma'"),
+        ({"agent": "dqm"}, "agent is 'dqm'"),
+        ({"preset": "toys"}, "preset is 'toys', which recurrent_iqn does not have; perhaps you meant 'toy'"),
+        ({"samples": "many"}, "samples is 'many'; give a whole number"),
+        ({"samples": 2.5}, "samples is 2.5; give a whole number"),
+        ({"double": "yes"}, "double is 'yes'; give true or false"),
+        ({"gamma": -0.1}, "gamma is -0.1"),
+        ({"steps": "ten"}, "steps is 'ten'; give a whole number"),
+        ({"steps": 0}, "steps is 0; give at least 1"),
+        ({"threads": 1.5}, "threads is 1.5; give a whole number"),
+    ],
+)
+def test_mistakes(change, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        retorq.train("memory", run=tmp_path / "run", **SETTINGS | RUN | change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_checkpoint_cannot_be_loaded(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        retorq.load(tmp_path)
+    from retorq.running.folder import RunFolder
+    from retorq.running.train import RunOptions, Task, stored_config
+
+    task = Task(env="memory", agent=agent(), options=EnvOptions(), preset="toy")
+    RunFolder.create(
+        tmp_path / "run",
+        agent="recurrent_iqn",
+        env="memory",
+        seed=0,
+        options={f.name: getattr(EnvOptions(), f.name) for f in fields(EnvOptions)},
+        config=stored_config(task, RunOptions(steps=10)),
+    ).close()
+    with pytest.raises(UserError, match="has no checkpoint yet; train it first"):
+        retorq.load(tmp_path / "run")
+
+
+def test_default_presets():
+    def spec(leaf):
+        return EnvSpec(id="x", observation={"obs": leaf}, actions=2)
+
+    large = spec(Leaf(kind="image", shape=(1, 84, 84), dtype="uint8"))
+    assert api.default_preset(large, "cuda:0") == "atari"
+    assert api.default_preset(large, "cpu") == "laptop"
+    assert api.default_preset(spec(Leaf(kind="image", shape=(1, 10, 10), dtype="uint8")), "cuda") == "toy"
+    assert api.default_preset(spec(Leaf(kind="vector", shape=(4,), dtype="float32")), "cpu") == "toy"

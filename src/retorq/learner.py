@@ -121,7 +121,7 @@ class Learner:
     def _replayed(self, batch: Batch) -> dict[str, Tensor]:
         """The step as a CUDA graph, recorded at the first batch."""
         if self._captured is None:
-            before = self.state_dict()
+            before, skipped = self.state_dict(), self.skipped_in_a_row.clone()
             fresh = not self.optimiser.state
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -134,7 +134,7 @@ class Learner:
             if fresh:
                 for state in self.optimiser.state.values():
                     torch._foreach_zero_(list(state.values()))
-            self.skipped_in_a_row.zero_()
+            self.skipped_in_a_row.copy_(skipped)
             self.optimiser.zero_grad(set_to_none=True)
             self._captured = Captured(self._step, batch, self.generator)
         return self._captured(batch)

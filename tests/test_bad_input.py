@@ -55,11 +55,12 @@ def test_an_environment_that_goes_bad(what, code, sentence, tmp_path):
     found = newest(tmp_path / "run/checkpoints")
     assert found.step >= 39
     assert found.state["trainer"]["learner"]["updates"] > 0
-    again, out, _ = command("eval", tmp_path / "run", "--episodes", "1")
-    assert again == (0 if what == "raise" else code)  # the agent is there; a game that broke off is counted as cut
+    # A single failure is survived: the evaluated game is counted as cut, and too few steps are left for five more.
+    then = 0 if what == "raise" else code
+    assert command("eval", tmp_path / "run", "--episodes", "1")[0] == then
     resumed, out, err = command("resume", tmp_path / "run", "--threads", "1")
     assert f"going on at step {found.step} of 300" in " ".join(out.split())
-    assert resumed == code
+    assert resumed == then
 
 
 @pytest.mark.parametrize(("what", "sentence"), [("hang", "gave no answer within 3 s"), ("die", "exit")])

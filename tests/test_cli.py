@@ -76,9 +76,7 @@ def test_mistakes_are_one_sentence_and_exit_with_2(words, sentence, tmp_path, mo
     assert err.startswith("retorq: ")
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert (
-        list(tmp_path.iterdir()) == []
-    )  # a folder would refuse the corrected command
+    assert list(tmp_path.iterdir()) == []  # a folder would refuse the corrected command
 
 
 @pytest.mark.parametrize(

@@ -96,10 +96,17 @@ def test_scores_and_lengths_of_games():
     assert actor.drain() == []
 
 
-def rows_of(script, columns=1, steps=None, epsilon=0.0):
-    actor = actor_of(Scripted(columns, script), epsilon=epsilon)
+class Always(Rule):
+    """Does action 2, so that a previous action of 0 means none."""
+
+    def head(self, features, samples=None, generator=None):
+        return super().head(torch.full_like(features, 2))
+
+
+def rows_of(script, columns=1, epsilon=0.0):
+    actor = actor_of(Scripted(columns, script), Always(3), epsilon=epsilon)
     told = [[] for _ in range(columns)]
-    for where, rows in actor.collect(steps or len(script)):
+    for where, rows in actor.collect(len(script)):
         for at, column in enumerate(where):
             seen = rows.inputs
             told[column].append(
@@ -126,17 +133,9 @@ def test_a_lost_life_starts_an_episode_but_no_game():
     assert [row["first"] for row in rows] == [True, False, True, False, False, True]
     assert [row["elapsed"] for row in rows] == [0, 1, 2, 3, 4, 0]
     assert [row["ends"] for row in rows] == ["", "terminated", "", "terminated", "last", ""]
-    actions = [row["action"] for row in rows]
-    assert [row["previous"] for row in rows] == [
-        (0, 0.0),
-        (actions[0], 1.0),
-        (0, 0.0),
-        (actions[2], 4.0),
-        (actions[3], 8.0),
-        (0, 0.0),
-    ]
+    assert [row["action"] for row in rows] == [2, 2, 2, 2, 0, 2]  # the final row's is nobody's
+    assert [row["previous"] for row in rows] == [(0, 0.0), (2, 1.0), (0, 0.0), (2, 4.0), (2, 8.0), (0, 0.0)]
     assert [row["reward"] for row in rows] == [1.0, 2.0, 4.0, 8.0, 0.0, 32.0]  # the reset's reward is nobody's
-    assert rows[4]["action"] == 0
     assert [row["count"] for row in rows] == [0, 1, 0, 1, 2, 0]
     assert [(e.score, e.length, e.cut) for e in actor.episodes] == [(15.0, 4, False)]
 

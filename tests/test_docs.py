@@ -75,7 +75,7 @@ def test_the_published_configuration_is_the_default() -> None:
     assert ours == {
         *("epsilon_uniform_steps", "torso", "torso_hidden", "quantile_layer", "time_reduction", "state_period"),
         *("priority_exponent", "priority_beta", "priority_eta", "priority_error"),
-        *("precision", "cuda_graph", "publish_period"),
+        *("precision", "cuda_graph", "publish_period", "torso_norm", "center_images"),
     }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retorq.capture import Captured
 from retorq.nn.network import Network
-from retorq.types import Batch, LossOutput, UserError
+from retorq.types import Batch, LossOutput, Tree, UserError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -138,6 +138,11 @@ class Learner:
             self.optimiser.zero_grad(set_to_none=True)
             self._captured = Captured(self._step, batch, self.generator)
         return self._captured(batch)
+
+    def center(self, observation: Tree) -> None:
+        """Set the mean images that both networks subtract, from observations ``[T, B, ...]``."""
+        self.online.center(observation)
+        self.target.center(observation)
 
     def set_learning_rate(self, progress: float) -> None:
         """Linear decay to 0 over the run, or constant."""

@@ -59,6 +59,8 @@ FIELDS = {
     "epsilon_uniform_steps": (77, lambda a: a.explore.uniform_steps == 77, {}),
     "torso": ("compact", lambda a: first_convolution(a).out_channels == 16, {}),
     "torso_hidden": ((11, 7), lambda a: a.network.torso.size == 7 == a.network.core.weight_input.shape[1] - 8, {}),
+    "torso_norm": (True, lambda a: isinstance(a.network.torso.layers[-1], torch.nn.LayerNorm), {"torso_hidden": (4,)}),
+    "center_images": (True, lambda a: a.network.centered, {}),
     "stack": (
         4,
         lambda a: {a.stack, replay("stack")(a), first_convolution(a).in_channels, a.window.margin + 1} == {4},
@@ -155,6 +157,8 @@ def test_the_defaults_are_the_published_configuration():
         "epsilon_uniform_steps": 0,
         "torso": "auto",
         "torso_hidden": (),
+        "torso_norm": False,
+        "center_images": False,
         "stack": 1,
         "memory": "lstm",
         "memory_size": 512,

@@ -110,6 +110,26 @@ def test_pixels_are_scaled_once_and_only_if_they_are_bytes():
     torch.testing.assert_close(floats(pixels.float() / 255), expected)
 
 
+def test_the_mean_image_is_subtracted_once_it_is_known():
+    leaf = Leaf(kind="image", shape=(1, 12, 12), dtype="uint8")
+    module = Image(leaf, "minatar", center=True)
+    pixels = torch.randint(0, 256, (4, 3, 1, 12, 12), dtype=torch.uint8)
+    images = (pixels.float() / 255).flatten(0, 1)
+    before = module(pixels)
+    torch.testing.assert_close(before, module.layers(images).flatten(1).unflatten(0, (4, 3)))
+    module.set_mean(pixels)
+    expected = module.layers(images - images.mean(0)).flatten(1).unflatten(0, (4, 3))
+    torch.testing.assert_close(module(pixels), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before, expected)
+
+
+def test_layer_normalization_ends_the_torso():
+    torso = Torso({"obs": Leaf(kind="vector", shape=(6,), dtype="float32")}, hidden=(16,), norm=True)
+    features = torso({"obs": torch.randn(3, 2, 6) * 100})
+    torch.testing.assert_close(features.mean(-1), torch.zeros(3, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.var(-1, unbiased=False), torch.ones(3, 2), atol=1e-3, rtol=0)
+
+
 def test_every_part_of_an_observation_is_encoded_by_its_kind():
     torso = Torso(
         {

@@ -72,6 +72,28 @@ def test_weights_are_published_on_their_period():
     assert told == [3, 6, 9]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_mean_image_of_the_warm_up_is_set_once_and_everywhere(precision):
+    small = agent("catch", center_images=True, warmup=60, precision=precision)
+    trainer = Trainer(small, make("catch", columns=small.columns), total=10_000)
+
+    def means():
+        networks = (trainer.learner.online, trainer.learner.target, trainer.pool.actor.network)
+        return [network.torso.image("obs").mean.float().clone() for network in networks]
+
+    while trainer.learner.updates == 0:
+        assert all(mean.abs().sum() == 0 for mean in means())
+        trainer.step()
+    online, target, acting = means()
+    # Two of the 50 pixels are lit: the ball and the paddle, which may cover each other in the last row.
+    assert 1.5 / 50 < online.mean() <= 2 / 50
+    assert torch.equal(online, target)
+    torch.testing.assert_close(online, acting, rtol=1e-2, atol=1e-6)
+    for _ in range(20):
+        trainer.step()
+    assert all(torch.equal(a, b) for a, b in zip(means(), (online, target, acting), strict=True))
+
+
 def test_means_are_over_the_updates_since_the_last_call():
     trainer = trainer_of(replay_ratio=8.0)
     while trainer.learner.updates < 4:

@@ -52,7 +52,8 @@ class LocalPool:
             self.actor.network = copy.deepcopy(network).requires_grad_(False).to(torch.bfloat16)
             return
         with torch.no_grad():
-            torch._foreach_copy_(list(self.actor.network.parameters()), list(network.parameters()))
+            mine, theirs = self.actor.network, network
+            torch._foreach_copy_([*mine.parameters(), *mine.buffers()], [*theirs.parameters(), *theirs.buffers()])
 
     def drain(self) -> list[Episode]:
         """Games finished since the last call."""

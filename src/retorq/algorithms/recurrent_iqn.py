@@ -45,6 +45,8 @@ class Config:
     # network
     torso: Literal["auto", "nature", "compact", "minatar", "flat"] = "auto"  # nature for Atari: 32@8s4, 64@4s2, 64@3s1
     torso_hidden: tuple[int, ...] = ()  # fully connected layers before the memory
+    torso_norm: bool = False  # ours: layer normalization before the memory
+    center_images: bool = False  # ours: subtract the mean image of the warm-up
     stack: int = 1  # images stacked; the memory makes more unnecessary
     memory: Literal["lstm", "none"] = "lstm"
     memory_size: int = 512  # num_units
@@ -146,12 +148,14 @@ def laptop() -> Config:
     """
     return Config(
         num_envs=8,
-        epsilon_uniform_steps=200_000,
+        epsilon_uniform_steps=60_000,
         epsilon_fraction=0.6,
         epsilon_final=0.05,
         epsilon_floor=0.005,
         torso="compact",
         torso_hidden=(256,),
+        torso_norm=True,
+        center_images=True,
         memory_size=256,
         samples=8,
         hidden_size=128,
@@ -196,7 +200,14 @@ PRESETS = {"atari": atari, "laptop": laptop, "toy": toy}
 def make(config: Config, spec: EnvSpec) -> Agent:
     """Compose the agent, one statement per part."""
     notes = _images(config, spec)
-    torso = Torso(spec.observation, convolutions=config.torso, hidden=config.torso_hidden, stack=config.stack)
+    torso = Torso(
+        spec.observation,
+        convolutions=config.torso,
+        hidden=config.torso_hidden,
+        stack=config.stack,
+        center=config.center_images,
+        norm=config.torso_norm,
+    )
     extras = Extras(
         actions=spec.actions,
         action=config.last_action,
@@ -302,8 +313,11 @@ def _images(config: Config, spec: EnvSpec) -> tuple[str, ...]:
             config.torso != "auto" and not fits(shape, config.torso),
             f"torso is {config.torso}, whose convolutions do not fit images of {shape}; set torso to auto.",
         )
-    if config.torso != "auto" and not images:
-        return (f"{spec.id} shows no image, so torso, which is {config.torso}, does nothing",)
+    unused = [
+        name for name, default in (("torso", "auto"), ("center_images", False)) if getattr(config, name) != default
+    ]
+    if unused and not images:
+        return (f"{spec.id} shows no image, so {' and '.join(unused)} of this preset do nothing",)
     return ()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retorq.nn.cores import LSTM, Features, QuantileLSTM, Stateless
 from retorq.nn.heads import ImplicitQuantile, Scalar
-from retorq.nn.torsos import Torso
+from retorq.nn.torsos import Image, Torso
 from retorq.types import Inputs, Tree
 from retorq.values import ActionValues
 
@@ -68,6 +68,20 @@ class Network(nn.Module):
     def recurrent(self) -> bool:
         """Whether rows depend on the rows before them."""
         return self.core.recurrent
+
+    @torch.no_grad()
+    def center(self, observation: Tree) -> None:
+        """Take the mean images to subtract from these observations ``[T, B, ...]``, where the torso centers images."""
+        for name, leaf in self.torso.leaves.items():
+            if leaf.kind == "image":
+                image = self.torso.image(name)
+                if image.centered:
+                    image.set_mean(observation[name])
+
+    @property
+    def centered(self) -> bool:
+        """Whether the torso subtracts a mean image."""
+        return any(module.centered for module in self.torso.modules() if isinstance(module, Image))
 
     def initial_state(self, columns: int, device: torch.device | str = "cpu") -> Tree:
         """The memory at the start of an episode, one row per column."""

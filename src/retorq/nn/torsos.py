@@ -41,9 +41,14 @@ def fits(shape: tuple[int, ...], kind: str) -> bool:
 
 
 class Image(nn.Module):
-    """Convolutions with ReLU over a flattened batch of images; uint8 pixels are scaled to [0, 1] on the device."""
+    """Convolutions with ReLU over a flattened batch of images; uint8 pixels are scaled to [0, 1] on the device.
 
-    def __init__(self, leaf: Leaf, kind: str) -> None:
+    ``center`` subtracts the mean image (the buffer ``mean``, zero until ``Network.center`` sets it).
+    """
+
+    mean: Tensor
+
+    def __init__(self, leaf: Leaf, kind: str, *, center: bool = False) -> None:
         super().__init__()
         if not fits(leaf.shape, kind):
             raise ValueError(f"images of {leaf.shape} are too small for the {kind!r} convolutions")
@@ -55,6 +60,13 @@ class Image(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.size = prod(output_shape(leaf.shape, kind))
         self.scale = 1.0 / 255.0 if leaf.dtype == "uint8" else 1.0
+        self.centered = center
+        if center:
+            self.register_buffer("mean", torch.zeros(leaf.shape))
+
+    def set_mean(self, pixels: Tensor) -> None:
+        """Make the mean of these images ``[..., C, H, W]`` the one to subtract."""
+        self.mean.copy_(pixels.flatten(0, -4).float().mean(0) * self.scale)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[T, B, C, H, W]`` to ``[T, B, size]``."""
@@ -63,15 +75,19 @@ class Image(nn.Module):
             image = image.to(torch.get_autocast_dtype(pixels.device.type))
         else:
             image = image.to(torch.float32)
-        return self.layers(image * self.scale).flatten(1).unflatten(0, lead)
+        image = image * self.scale
+        if self.centered:
+            image = image - self.mean.to(image.dtype)
+        return self.layers(image).flatten(1).unflatten(0, lead)
 
 
 class Torso(nn.Module):
     """All parts of an observation, each encoded by its kind, side by side; then fully connected layers, if any.
 
     Images go through convolutions, a discrete value becomes one-hot, vectors and bits are taken as they are.
-    ``hidden`` lists the sizes of the fully connected ReLU layers after that; ``stack`` is how many images are stacked
-    on the channel axis (the replay and the actor do the stacking).
+    ``hidden`` lists the sizes of the fully connected ReLU layers after that, and ``norm`` ends with a layer
+    normalization (Ba et al. 2016). ``stack`` is how many images are stacked on the channel axis (the replay and the
+    actor do the stacking); ``center`` subtracts the mean image.
     """
 
     def __init__(
@@ -81,6 +97,8 @@ class Torso(nn.Module):
         convolutions: str = "auto",
         hidden: tuple[int, ...] = (),
         stack: int = 1,
+        center: bool = False,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.leaves = dict(observation)
@@ -91,7 +109,7 @@ class Torso(nn.Module):
                 shape = (leaf.shape[0] * stack, *leaf.shape[1:])
                 stacked = Leaf(kind="image", shape=shape, dtype=leaf.dtype)
                 kind = convolutions_for(shape) if convolutions == "auto" else convolutions
-                self.images[name.replace(".", "_")] = image = Image(stacked, kind)
+                self.images[name.replace(".", "_")] = image = Image(stacked, kind, center=center)
                 size += image.size
             else:
                 size += leaf.high if leaf.kind == "discrete" else prod(leaf.shape)
@@ -99,13 +117,21 @@ class Torso(nn.Module):
         for width in hidden:
             layers += [nn.Linear(size, width), nn.ReLU(inplace=True)]
             size = width
+        if norm:
+            layers.append(nn.LayerNorm(size))
         self.layers = nn.Sequential(*layers)
         self.size = size
+
+    def image(self, name: str) -> Image:
+        """The convolutions of one image of the observation."""
+        module = self.images[name.replace(".", "_")]
+        assert isinstance(module, Image)
+        return module
 
     def _encode(self, name: str, value: Tensor) -> Tensor:
         leaf = self.leaves[name]
         if leaf.kind == "image":
-            encoded: Tensor = self.images[name.replace(".", "_")](value)
+            encoded: Tensor = self.image(name)(value)
             return encoded
         if leaf.kind == "discrete":
             return nn.functional.one_hot(value.long(), leaf.high).float()

@@ -90,7 +90,15 @@ class Trainer:
             self._learn()
             self.credits -= self.agent.rows_per_update
 
+    def _center(self) -> None:
+        """Before the first update: the mean image is that of a sample of what was seen during warm-up."""
+        sample = self.replay.sample(64)
+        self.learner.center(sample.trajectory.inputs.observation)
+        self.pool.publish(self.learner.online, 0)
+
     def _learn(self) -> None:
+        if self.learner.updates == 0 and self.learner.online.centered:
+            self._center()
         progress = min(1.0, self.steps / self.total)
         batch = self.replay.sample(self.agent.batch_size, progress)
         error, mask, metrics = self.learner.update(batch, progress)

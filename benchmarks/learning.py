@@ -1,8 +1,8 @@
 """Small learning tasks, several seeds each: does the agent learn what it should, and fail what it must?
 
 ``python benchmarks/learning.py [TASK ...] [--seeds N]`` trains every task on every seed, evaluates the final weights
-greedily over 100 whole games, and writes ``benchmarks/results/learning.csv`` (one row per run; rows of the same task and
-seed are replaced). ``aim`` is what a run must reach, or, with ``<=``, must not exceed.
+greedily over 100 whole games, and writes ``benchmarks/results/learning.csv`` (one row per run; rows of the same task
+and seed are replaced). ``aim`` is what a run must reach, or, with ``<=``, must not exceed.
 """
 
 from __future__ import annotations

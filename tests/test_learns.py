@@ -1,18 +1,11 @@
 """Agents learn their small tasks, and fail them where they should. The many-seed runs are `make slow`."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 import retorq
-
-_SCRIPT = Path(__file__).parents[1] / "benchmarks" / "learning.py"
-_SPEC = importlib.util.spec_from_file_location("learning", _SCRIPT)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-learning = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(learning)
+from benchmarks import learning
 
 
 def trained_score(folder: Path, env: str, steps: int, **settings: object) -> float:

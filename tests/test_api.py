@@ -1,5 +1,6 @@
 """The Python surface: train, load, act, evaluate."""
 
+import json
 from dataclasses import fields, replace
 
 import numpy as np
@@ -143,3 +144,11 @@ def test_default_presets():
     assert api.default_preset(large, "cpu") == "laptop"
     assert api.default_preset(spec(Leaf(kind="image", shape=(1, 10, 10), dtype="uint8")), "cuda") == "toy"
     assert api.default_preset(spec(Leaf(kind="vector", shape=(4,), dtype="float32")), "cpu") == "toy"
+
+
+def test_a_run_of_another_version_is_refused_with_a_sentence(trained, tmp_path):
+    stored = json.loads((trained.path / "config.json").read_text())
+    stored["options"]["frame_stretch"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(Refused, match=r"frame_stretch.*versions\.json"):
+        retorq.load(tmp_path)

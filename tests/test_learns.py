@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from benchmarks import learning
 
 import retorq
-from benchmarks import learning
 
 
 def trained_score(folder: Path, env: str, steps: int, **settings: object) -> float:

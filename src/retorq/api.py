@@ -152,14 +152,24 @@ def start(task: Task, run: RunOptions, path: Path, *, say: Callable[[str], None]
 
 
 def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
-    """The task of an existing run, and what its ``config.json`` holds; changes nothing on disk."""
+    """The task of an existing run, and what its ``config.json`` holds; changes nothing on disk.
+
+    Raises:
+        Refused: The settings stored are not those of this version's agent.
+    """
     stored = RunFolder.open(path, lock=False).stored
     config = dict(stored["config"])
-    preset = config.pop("preset")
-    for name in ("steps", "log_every"):
-        config.pop(name)
+    try:
+        preset = config.pop("preset")
+        for name in ("steps", "log_every"):
+            config.pop(name)
+        options = EnvOptions(**stored["options"])
+    except (KeyError, TypeError) as error:
+        raise Refused(
+            f"run {str(path)!r} has settings that this version of retorq does not know ({error}); use the version named in "
+            "its versions.json."
+        ) from error
     config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-    options = EnvOptions(**stored["options"])
     task = compose(
         stored["env"],
         agent=stored["agent"],

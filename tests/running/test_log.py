@@ -254,3 +254,12 @@ def test_tensorboard_is_off_by_itself_but_not_when_asked_for(tmp_path, monkeypat
 def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be opened"):
         open_log(tmp_path / "missing")
+
+
+def test_a_game_that_was_cut_has_its_row_but_no_part_in_the_scores(tmp_path: Path) -> None:
+    with Log(tmp_path, total=10, period=5, tensorboard=False, live=False) as log:
+        log.episode(Episode(score=1.0, length=3, column=0, step=3))
+        log.episode(Episode(score=-9.0, length=2, column=1, step=4, cut=True))
+        row = log.metrics(5, 5, 0, {})
+    assert (row["score_mean"], row["score_count"], row["episodes"]) == (1.0, 1, 1)
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 2

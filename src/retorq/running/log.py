@@ -91,9 +91,10 @@ class Log:
         return self._clock() - self._start
 
     def episode(self, episode: Episode) -> None:
-        """Note one finished game."""
-        self._scores.append(episode.score)
-        self._finished += 1
+        """Note one game; a game that was cut gets its row, but no part in the scores: it was not played to its end."""
+        if not episode.cut:
+            self._scores.append(episode.score)
+            self._finished += 1
         self._step = max(self._step, episode.step)
         row = {"step": episode.step, "score": episode.score, "length": episode.length, "column": episode.column}
         self._write(self._episodes, row | {"cut": episode.cut, "seconds": round(self.seconds, 3)})

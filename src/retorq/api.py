@@ -166,8 +166,8 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
         options = EnvOptions(**stored["options"])
     except (KeyError, TypeError) as error:
         raise Refused(
-            f"run {str(path)!r} has settings that this version of retorq does not know ({error}); use the version named in "
-            "its versions.json."
+            f"run {str(path)!r} has settings that this version of retorq does not know ({error}); use the version "
+            "named in its versions.json."
         ) from error
     config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
     task = compose(

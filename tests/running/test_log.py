@@ -256,7 +256,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         open_log(tmp_path / "missing")
 
 
-def test_a_game_that_was_cut_has_its_row_but_no_part_in_the_scores(tmp_path: Path) -> None:
+def test_a_game_that_was_cut_has_its_row_but_no_part_in_the_scores(tmp_path) -> None:
     with Log(tmp_path, total=10, period=5, tensorboard=False, live=False) as log:
         log.episode(Episode(score=1.0, length=3, column=0, step=3))
         log.episode(Episode(score=-9.0, length=2, column=1, step=4, cut=True))

@@ -63,7 +63,7 @@ def test_a_row_has_the_promised_fields(tmp_path):
     clock = Clock()
     log = open_log(tmp_path, clock)
     log.episode(Episode(score=3.0, length=8, column=1, step=40))
-    log.episode(Episode(score=4.0, length=9, column=0, step=50, cut=True))
+    log.episode(Episode(score=4.0, length=9, column=0, step=50))
     clock.now += 10
     returned = log.metrics(100, 400, 25, {"loss": 0.5, "epsilon": np.float32(0.25), "entropy": 2})
     clock.now += 10
@@ -87,7 +87,7 @@ def test_a_row_has_the_promised_fields(tmp_path):
         "entropy": 2,
     }
     assert (second["steps_per_second"], second["updates_per_second"], second["loss"]) == (20.0, 10.0, None)
-    expected = {"step": 50, "score": 4.0, "length": 9, "column": 0, "cut": True, "seconds": 0.0}
+    expected = {"step": 50, "score": 4.0, "length": 9, "column": 0, "cut": False, "seconds": 0.0}
     assert rows(tmp_path, "episodes.jsonl")[1] == expected
 
 

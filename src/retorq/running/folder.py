@@ -79,7 +79,7 @@ class RunFolder:
             seed: The run's seed.
             options: Environment options (preprocessing).
             config: Every field of the algorithm's ``Config``.
-            command: Words of the command line (default: ``sys.argv``).
+            command: Words of the command line (default: ``retorq`` and this process's arguments).
             may_change: Dotted fields (``"config.steps"``) that a resume may change; the new value is stored.
 
         Raises:
@@ -104,7 +104,7 @@ class RunFolder:
             if changed:
                 _write_json(path / CONFIG, stored)
             folder = cls(path, stored, lock, resumed=resumed)
-            folder._started(sys.argv if command is None else command)
+            folder._started(["retorq", *sys.argv[1:]] if command is None else command)
         except BaseException as error:
             lock.release()
             if isinstance(error, OSError):
@@ -129,7 +129,7 @@ class RunFolder:
         held = _Lock(path / LOCK)
         try:
             folder = cls(path, _read_config(path), held, resumed=True)
-            folder._started(sys.argv if command is None else command)
+            folder._started(["retorq", *sys.argv[1:]] if command is None else command)
         except BaseException as error:
             held.release()
             if isinstance(error, OSError):

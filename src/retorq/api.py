@@ -25,7 +25,7 @@ from retorq.running.train import RESUMABLE, RunOptions, Task, introduce, prepare
 from retorq.running.train import train as run_training
 from retorq.types import EnvSpec, Inputs, Refused, Tree, UserError
 
-STEPS = {"atari": 50_000_000, "laptop": 1_000_000, "toy": 40_000}
+STEPS = {"atari": 50_000_000, "laptop": 500_000, "toy": 20_000}
 """Agent steps of a run where none are given, by preset."""
 
 

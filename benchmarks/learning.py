@@ -79,6 +79,8 @@ def run(name: str, seed: int, threads: int) -> dict[str, Any]:
         task.env, steps=task.steps, seed=seed, run=folder / "run", options=options, threads=threads, **task.settings
     )
     seconds = time.monotonic() - started
+    if trained.code != 0:
+        raise SystemExit(f"{name}, seed {seed}: stopped before its budget was used; nothing was written")
     record = trained.load().evaluate(protocol="greedy", episodes=100, seed=10_000 + seed)
     comparison, aim = task.aim.split()
     passed = record["mean"] >= float(aim) if comparison == ">=" else record["mean"] <= float(aim)

@@ -72,10 +72,9 @@ def test_acting_step_by_step_equals_one_unroll(trained, monkeypatch):
 def test_evaluation_and_pictures(trained):
     player = trained.load()
     assert player.evaluate(episodes=2)["episodes"] == 2
-    frames = []
-    score = player.record(frames.append, seed=2)
-    assert score in (-1.0, 1.0)
+    frames = list(player.watch(seed=2))
     assert len(frames) == 11
+    assert len(list(player.watch(seed=2, longest=4))) == 4
     assert frames[0].dtype == np.uint8
     assert frames[0].shape[2] == 3
 
@@ -144,6 +143,28 @@ def test_default_presets():
     assert api.default_preset(large, "cpu") == "laptop"
     assert api.default_preset(spec(Leaf(kind="image", shape=(1, 10, 10), dtype="uint8")), "cuda") == "toy"
     assert api.default_preset(spec(Leaf(kind="vector", shape=(4,), dtype="float32")), "cpu") == "toy"
+
+
+def test_an_observation_of_another_kind_is_refused(trained):
+    with pytest.raises(UserError, match=r"observation has the shapes .*; give .*channels first"):
+        retorq.load(trained.path).act(np.zeros((7, 3)))
+
+
+def test_evaluation_on_other_spaces_is_refused(trained):
+    with pytest.raises(UserError, match="env is 'catch', whose observations or actions are not those of 'memory'"):
+        retorq.load(trained.path).evaluate(env="catch")
+
+
+@pytest.mark.parametrize("change", [{"treads": 3}, {"steps": 10}])
+def test_a_resume_takes_only_what_may_change(trained, change):
+    with pytest.raises(UserError, match=f"{next(iter(change))} cannot change when a run is resumed; what can: "):
+        retorq.resume(trained.path, **change)
+
+
+@pytest.mark.parametrize("seed", [-1, 10**20, "a"])
+def test_a_seed_that_no_generator_takes(seed, tmp_path):
+    with pytest.raises(UserError, match=r"seed is .* give a whole number of at least 0"):
+        retorq.train("memory", seed=seed, run=tmp_path / "run", **SETTINGS | RUN)
 
 
 def test_a_run_of_another_version_is_refused_with_a_sentence(trained, tmp_path):

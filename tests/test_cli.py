@@ -60,7 +60,7 @@ def test_every_command_is_in_the_help_and_has_its_own():
         (["train", "memory", "--num-envs", "0"], "num_envs is 0; give at least 1"),
         (["train", "memory", "--steps", "0"], "steps is 0; give at least 1"),
         (["train", "memory", "--log-every", "0"], "log_every is 0; give at least 1"),
-        (["train", "memory", "--device", "gpu"], "device is 'gpu'; give cpu or cuda"),
+        (["train", "memory", "--device", "gpu"], "device is 'gpu'; give cpu, cuda or cuda:N"),
         (["train", "memory", "--env.kwargs", "{"], "env.kwargs is '{', which is not JSON"),
         (["train", "memory", "--env.sticky", "0.2"], "memory cannot use that option"),
         (["train", "memory", "--replay-size", "20"], "replay_size is 20, too small"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,16 @@ from retorq.envs.options import EnvOptions
 from retorq.running import evaluate as evaluation
 from retorq.running.checkpoint import newest
 from retorq.running.folder import RunFolder, default_path
-from retorq.running.train import RESUMABLE, RunOptions, Task, introduce, prepare, stored_config
+from retorq.running.train import (
+    RESUMABLE,
+    RunOptions,
+    Task,
+    check_device,
+    check_seed,
+    introduce,
+    prepare,
+    stored_config,
+)
 from retorq.running.train import train as run_training
 from retorq.types import EnvSpec, Inputs, Refused, Tree, UserError
 
@@ -58,6 +67,7 @@ def compose(
                 near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise UserError(f"field {name!r} does not exist in {agent}; perhaps you meant {near!r}.")
         config = replace(base, **config)
+    check_seed(seed)
     torch.manual_seed(seed)  # the initial weights
     return Task(env=env, agent=module.make(config, spec), options=options, preset=preset)
 
@@ -111,7 +121,7 @@ def train(
         preset: Where the settings start from (default: by environment and device).
         options: Environment options.
         device: ``cpu`` or ``cuda``.
-        say: Takes each line about the run.
+        say: Takes the lines printed before the run begins; progress goes to the standard output.
         settings: Fields of the agent's ``Config`` or of ``RunOptions``.
 
     Raises:
@@ -185,6 +195,10 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
 def resume(path: str | Path, *, device: str = "cpu", say: Callable[[str], None] = print, **run: Any) -> Run:
     """Go on with a stopped run; ``run`` may change fields of ``RunOptions`` that are not the run's identity."""
     path = Path(path)
+    known = {f.name for f in fields(RunOptions)} - {"steps", "seed", "log_every", "device"}
+    for name in run:
+        if name not in known:
+            raise UserError(f"{name} cannot change when a run is resumed; what can: {', '.join(sorted(known))}.")
     task, stored = reopen(path, device=device)
     config = stored["config"]
     how = RunOptions(steps=config["steps"], log_every=config["log_every"], seed=stored["seed"], device=device, **run)
@@ -236,7 +250,7 @@ class Player:
             observation if isinstance(observation, Mapping) else {next(iter(self.agent.spec.observation)): observation}
         )
         row = Inputs(
-            observation={name: np.asarray(value) for name, value in seen.items()},
+            observation=self._require_observation(seen),
             previous_action=np.asarray(state.action),
             previous_reward=np.asarray(reward, np.float32),
             elapsed=np.asarray(state.elapsed, np.int32),
@@ -247,11 +261,34 @@ class Player:
             mean = self.network.head(features, self.agent.action_samples, self._generator).mean()[0, 0]
         return mean.cpu().numpy(), PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
 
+    def _require_same_spaces(self, other: EnvSpec) -> None:
+        mine = self.agent.spec
+        if (dict(other.observation), other.actions) != (dict(mine.observation), mine.actions):
+            raise UserError(
+                f"env is {other.id!r}, whose observations or actions are not those of {mine.id!r}; evaluate on an "
+                "environment like the one trained on."
+            )
+
+    def _require_observation(self, seen: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The observation as arrays, if it is one of this agent's."""
+        expected = {name: leaf.shape for name, leaf in self.agent.spec.observation.items()}
+        arrays = {name: np.asarray(value) for name, value in seen.items()}
+        shapes = {name: value.shape for name, value in arrays.items()}
+        if shapes != expected:
+            raise UserError(
+                f"observation has the shapes {shapes}; give {expected} (images with their channels first), as "
+                "retorq.envs.make shows them."
+            )
+        return arrays
+
     def evaluate(
         self, *, protocol: str | None = None, episodes: int | None = None, seed: int = 0, env: str | None = None
     ) -> dict[str, Any]:
         """Play by a named protocol; the record that ``eval/*.json`` holds."""
         env = env or self.task.env
+        check_seed(seed)
+        if env != self.task.env:
+            self._require_same_spaces(describe(env, self.task.options))
         return evaluation.evaluate(
             self.agent,
             self.network,
@@ -264,13 +301,18 @@ class Player:
             device=self.device,
         )
 
-    def record(self, frames: Callable[[np.ndarray], None], *, seed: int = 0, epsilon: float = 0.001) -> float:
-        """Play one whole game, giving each picture ``uint8 [H, W, 3]`` to ``frames``; returns its score."""
-        env = make(self.task.env, columns=1, seed=seed, options=self.task.options, render=True)
+    def watch(self, *, protocol: str | None = None, seed: int = 0, longest: int = 30_000) -> Iterator[np.ndarray]:
+        """Play one whole game as a protocol would, giving each picture ``uint8 [H, W, 3]`` as it comes.
+
+        ``longest`` is the number of steps after which even an unfinished game ends.
+        """
+        using = evaluation.protocol(protocol, self.task.env)
+        options = replace(self.task.options, **(using.atari or {}))
+        env = make(self.task.env, columns=1, seed=seed, options=options, render=True)
         actor = Actor(
             env,
             self.network,
-            Fixed(columns=1, value=epsilon),
+            Fixed(columns=1, value=using.epsilon),
             total=1,
             stack=self.agent.stack,
             samples=self.agent.action_samples,
@@ -278,12 +320,11 @@ class Player:
             seed=seed,
         )
         try:
-            while not actor.episodes:
+            while not actor.episodes and actor.steps < longest:
                 actor.collect(1)
-                frames(env.render())  # type: ignore[attr-defined]
+                yield env.render()  # type: ignore[attr-defined]
         finally:
             env.close()
-        return actor.episodes[0].score
 
 
 def load(run: str | Path, *, device: str = "cpu") -> Player:
@@ -293,6 +334,7 @@ def load(run: str | Path, *, device: str = "cpu") -> Player:
         UserError: There is no such run, or it has no checkpoint.
         Refused: No checkpoint is whole.
     """
+    check_device(device)
     path = Path(run)
     task, stored = reopen(path, device=device)
     found = newest(path / "checkpoints", run=stored["id"])

@@ -117,7 +117,11 @@ def resume(words: list[str]) -> int:
     from retorq import api
 
     def command(
-        run: tyro.conf.Positional[Path], device: str = "cpu", threads: int = 0, checkpoint_seconds: float = 600.0
+        run: tyro.conf.Positional[Path],
+        device: str = "cpu",
+        threads: int = 0,
+        checkpoint_seconds: float = 600.0,
+        save_replay: bool = True,
     ) -> int:
         """Go on with a stopped run.
 
@@ -126,8 +130,16 @@ def resume(words: list[str]) -> int:
             device: cpu or cuda.
             threads: CPU threads; 0: all cores.
             checkpoint_seconds: Seconds between checkpoints.
+            save_replay: Keep the replay in checkpoints.
         """
-        went = api.resume(run, device=device, threads=threads, checkpoint_seconds=checkpoint_seconds, say=_say)
+        went = api.resume(
+            run,
+            device=device,
+            threads=threads,
+            checkpoint_seconds=checkpoint_seconds,
+            save_replay=save_replay,
+            say=_say,
+        )
         return went.code
 
     return tyro.cli(command, args=words, prog="retorq resume")
@@ -146,7 +158,7 @@ class _Eval:
     seed: int = 1_000
     """Seed of the evaluation's environments and actions."""
     video: int = 0
-    """Record this many games as RUN/videos/STEP-I.mp4."""
+    """Record this many games, of the seeds from --seed on, played by the protocol, as RUN/videos/STEP-I.mp4."""
     device: str = "cpu"
     """cpu or cuda."""
     json: bool = False
@@ -172,7 +184,8 @@ def evaluate(words: list[str]) -> int:
     else:
         print(_told(record), f"\nwritten to {path}")
     for number in range(asked.video):
-        _video(player, asked.run / "videos" / f"{player.step}-{number}.mp4", asked.seed + number, quiet=asked.json)
+        file = asked.run / "videos" / f"{player.step}-{number}.mp4"
+        _video(player, file, using.name, asked.seed + number, quiet=asked.json)
     return 0
 
 
@@ -187,15 +200,13 @@ def _told(record: dict[str, Any]) -> str:
     )
 
 
-def _video(player: Any, path: Path, seed: int, *, quiet: bool) -> None:
+def _video(player: Any, path: Path, protocol: str, seed: int, *, quiet: bool) -> None:
     from retorq.report.video import write_video
 
-    frames: list[Any] = []
-    score = player.record(frames.append, seed=seed)
     path.parent.mkdir(exist_ok=True)
-    write_video(path, frames, fps=15)
+    write_video(path, player.watch(protocol=protocol, seed=seed), fps=15)
     if not quiet:
-        print(f"recorded a game of score {score:g} in {path}")
+        print(f"recorded a game in {path}")
 
 
 def report(words: list[str]) -> int:

@@ -61,10 +61,10 @@ def fail_to_save(*_, **__):
 
 def test_a_full_disk_does_not_stop_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "save", fail_to_save)
-    assert start(tmp_path, checkpoint_seconds=0.0).code == 0
+    assert start(tmp_path, checkpoint_seconds=0.0).code == 75
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("checkpoint not written: the checkpoint of step 1 was not saved: No space left") > 10
-    assert "done: 60 steps" in out
+    assert "stopped at step 60; NOT saved, the last checkpoint stands" in out
     assert newest(tmp_path / "checkpoints") is None
 
 
@@ -149,7 +149,7 @@ def test_an_environment_that_fails_loses_nothing_learned(what, tmp_path, monkeyp
         ({"steps": 5, "threads": "two"}, "threads is 'two'; give a whole number"),
         ({"steps": 5, "log_every": 0}, "log_every is 0"),
         ({"steps": 5, "checkpoint_seconds": float("nan")}, "checkpoint_seconds is nan"),
-        ({"steps": 5, "device": "gpu"}, "device is 'gpu'; give cpu or cuda"),
+        ({"steps": 5, "device": "gpu"}, "device is 'gpu'; give cpu, cuda or cuda:N"),
     ],
 )
 def test_bad_run_options(settings, sentence):

@@ -165,5 +165,8 @@ def test_one_bad_update_is_survived_and_counted():
     trainer.replay.sample = sometimes
     while trainer.learner.updates < 9:
         trainer.step()
-    assert trainer.means()["skipped"] == pytest.approx(1.0)  # 0, 1, 2, and again
+    means = trainer.means()
+    assert means["skipped"] == 6  # of 9 or a few more updates, and no part of the means
+    assert all(math.isfinite(value) for value in means.values())
+    assert means["loss"] > 0
     assert all(p.isfinite().all() for p in trainer.learner.online.parameters())

@@ -42,7 +42,7 @@ class EnvOptions:
     full_actions: bool = False
     """Atari: all 18 actions instead of the game's minimal set."""
     life_loss: bool = True
-    """Atari: a lost life ends the training episode (not the game, and never in evaluation)."""
+    """Atari: a lost life ends the learning episode and clears the memory, not the game; scores count whole games."""
     max_frames: int = 108_000
     """Atari: emulator frames after which a game is truncated (108,000 = 30 minutes)."""
     fire_reset: bool = False

@@ -100,6 +100,8 @@ def play(actor: Actor, episodes: int, report: Callable[[int], None] | None = Non
     while len(done) < episodes:
         actor.collect(1)
         for episode in actor.drain():
+            if episode.cut:  # its environment failed: the next game of this column takes its number
+                continue
             if number[episode.column] < episodes:
                 done[int(number[episode.column])] = episode
                 if report:
@@ -113,7 +115,7 @@ def play_frames(actor: Actor, steps: int) -> list[Episode]:
     done: list[Episode] = []
     while actor.steps < steps:
         actor.collect(1)
-        done += actor.drain()
+        done += [episode for episode in actor.drain() if not episode.cut]
     return done
 
 
@@ -182,7 +184,6 @@ def record(
         "seed": seed,
         "scores": scores.tolist(),
         "lengths": [game.length for game in games],
-        "cut": sum(game.cut for game in games),
         "mean": float(scores.mean()) if len(games) else None,
         "median": float(np.median(scores)) if len(games) else None,
         "ci95": list(bootstrap_interval(scores, seed=0)) if len(games) else None,

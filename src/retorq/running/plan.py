@@ -39,7 +39,8 @@ class Plan:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """The table, as (what, how much)."""
-        time_left = "not measured" if self.seconds is None else f"about {duration(self.seconds)} on this machine"
+        measured = "" if self.seconds is None else duration(self.seconds)
+        time_left = f"about {measured} of learning and acting, environments on top" if measured else "not measured"
         return [
             ("environment", self.env),
             ("agent", f"{self.agent}, {self.weights:,} weights, on {self.device}"),

@@ -58,15 +58,32 @@ class RunOptions:
                 raise UserError(f"{name} is {value!r}; give a {'whole ' if kind is int else ''}number.")
             if not value >= lowest:
                 raise UserError(f"{name} is {value}; give at least {lowest}.")
-        if self.device.split(":")[0] not in ("cpu", "cuda"):
-            raise UserError(f"device is {self.device!r}; give cpu or cuda.")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device is {self.device!r}, but this machine offers no CUDA GPU to PyTorch; use cpu.")
+        check_seed(self.seed)
+        check_device(self.device)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run."""
         return {"steps": self.steps, "log_every": self.log_every}
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device of this machine: ``cpu``, ``cuda`` or ``cuda:N``."""
+    kind, _, index = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind not in ("cpu", "cuda") or (device != kind and not (kind == "cuda" and index.isdecimal())):
+        raise UserError(f"device is {device!r}; give cpu, cuda or cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is {device!r}, but this machine offers no CUDA GPU to PyTorch; use cpu.")
+    if index and int(index) >= torch.cuda.device_count():
+        raise UserError(
+            f"device is {device!r}, but there are only {torch.cuda.device_count()} GPUs; give a lower number."
+        )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what no generator takes as a seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed!r}; give a whole number of at least 0 and below 2**63.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +113,7 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
         Refused: It needs more memory than there is.
     """
     say(f"{'measuring':>20}  how fast this machine learns")
+    require_memory(plan(task.agent, task.env, run.steps, device=run.device, measure=False), run.device)
     table = plan(task.agent, task.env, run.steps, device=run.device)
     for what, how_much in table.rows:
         say(f"{what:>20}  {how_much}")
@@ -104,7 +122,6 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     say(f"{'exploration':>20}  {task.agent.explore.sentence}")
     for note in task.agent.notes:
         say(f"{'note':>20}  {note}")
-    require_memory(table, run.device)
     return table
 
 
@@ -150,7 +167,7 @@ def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stoppi
         store(trainer, folder, log, run)
         raise
     stored = store(trainer, folder, log, run)
-    if trainer.done:
+    if trainer.done and stored:
         log.say(f"done: {trainer.steps:,} steps, {trainer.learner.updates:,} updates in {log.seconds / 60:.1f} min")
         return 0
     log.say(

@@ -107,7 +107,9 @@ class Trainer:
             self.pool.publish(self.learner.online, self.learner.updates)
         self.updates_summed += 1
         for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            # An update that was skipped is counted, and its numbers are no part of the means.
+            finite = (value > 0).float() if name == "skipped" else torch.nan_to_num(value, 0.0, 0.0, 0.0)
+            self.sums[name] = self.sums[name] + finite if name in self.sums else finite
         # On a GPU this would wait for the device, so it looks only now and then there.
         if self.learner.device.type == "cpu" or self.learner.updates % 100 == 0:
             self._check(metrics["skipped"], batch)
@@ -121,10 +123,14 @@ class Trainer:
             )
 
     def means(self) -> dict[str, float]:
-        """Mean of every learner metric since the last call."""
-        count, sums = max(1, self.updates_summed), self.sums
+        """Mean of every learner metric since the last call, and how many updates were skipped (``skipped``)."""
+        if not self.sums:
+            return {}
+        sums = {name: float(value) for name, value in self.sums.items()}
+        skipped = sums.pop("skipped", 0.0)
+        count = max(1.0, self.updates_summed - skipped)
         self.sums, self.updates_summed = {}, 0
-        return {name: float(value) / count for name, value in sums.items()}
+        return {name: value / count for name, value in sums.items()} | {"skipped": skipped}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint must hold as tensors, by part; the replay's rows come by ``replay.chunks()``."""

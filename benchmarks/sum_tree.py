@@ -1,8 +1,8 @@
 """Time to draw a prioritised batch and write its new priorities back, by size of the replay.
 
-``python benchmarks/sum_tree.py`` prints csv rows; with ``--out benchmarks/sum_tree.csv`` it writes them. Times are
-medians in milliseconds, on one thread: ``sample`` draws the batch with its probabilities and weights, ``update`` writes
-its priorities, ``both`` is one after the other.
+``python benchmarks/sum_tree.py`` prints csv rows; with ``--out benchmarks/results/sum_tree.csv`` it writes them. Times
+are medians in milliseconds, on one thread: ``sample`` draws the batch with its probabilities and weights, ``update``
+writes its priorities, ``both`` is one after the other.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ commands
 ENV is a Gymnasium id (ALE/Pong-v5, CartPole-v1), a built-in toy (catch, memory), or module:Class of your own.
 'retorq COMMAND --help' tells a command's options.
 
-exit codes: 0 done, 2 usage, 3 refused, 4 diverged, 75 stopped and resumable
+exit codes: 0 done, 2 usage, 3 refused, 4 diverged, 75 stopped and resumable, 130 interrupted twice
 """
 
 

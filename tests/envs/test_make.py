@@ -1,5 +1,7 @@
 """From names to environments: ids, the user's own, unknown names, real games."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -151,3 +153,18 @@ def test_vizdoom(workers):
     steps = [made.step(np.full(2, 1 + t % 3)) for t in range(5)]
     assert any(step.reward.any() for step in steps)
     made.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"frame_skip": "4"}, "env.frame_skip is '4'; give a whole number"),
+        ({"noop_max": 2.5}, "env.noop_max is 2.5; give a whole number"),
+        ({"life_loss": "no"}, "env.life_loss is 'no'; give true or false"),
+        ({"sticky": True}, "env.sticky is True; give a number"),
+        ({"drop": 3}, "env.drop is 3; give a text"),
+    ],
+)
+def test_options_of_the_wrong_type(change, wanted):
+    with pytest.raises(UserError, match=re.escape(wanted)):
+        EnvOptions(**change)

@@ -21,6 +21,9 @@ GYM_FIELDS = frozenset(
 )
 
 
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnvOptions:
     """How an environment is built and preprocessed. A field that the chosen environment cannot use is refused.
@@ -67,6 +70,11 @@ class EnvOptions:
     def __post_init__(self) -> None:
         if isinstance(self.kwargs, Mapping):
             object.__setattr__(self, "kwargs", json.dumps(dict(self.kwargs), sort_keys=True))
+        for f in fields(self):
+            kind = type(f.default)
+            value, allowed = getattr(self, f.name), (int, float) if kind is float else kind
+            good = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+            self._require(f.name, good, _KINDS[kind])
         for name in ("frame_skip", "frame_size", "max_frames"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("noop_max", "resize", "max_episode_steps"):

@@ -182,8 +182,10 @@ def _values(trainer: Trainer) -> dict[str, float]:
 
 
 def _ratio(trainer: Trainer) -> float:
-    learned = max(1, trainer.steps - trainer.agent.warmup)
-    return round(trainer.learner.updates * trainer.agent.rows_per_update / learned, 3)
+    learned = trainer.steps - trainer.agent.warmup
+    if learned < trainer.agent.warmup / 10:  # the first update comes with the first step: no ratio yet
+        return 0.0
+    return round(trainer.learner.updates * trainer.agent.rows_per_update / max(1, learned), 3)
 
 
 def store(trainer: Trainer, folder: RunFolder, log: Log, run: RunOptions) -> bool:

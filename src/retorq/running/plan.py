@@ -15,7 +15,7 @@ from retorq.replay.replay import require_capacity
 from retorq.types import Batch, Inputs, Refused, Trajectory
 
 PROCESS_BYTES = 600_000_000  # Python, torch and the emulators, measured on Linux; see benchmarks/memory.py
-ACTIVATION_COPIES = 12  # a learner step's working memory over its batch of float32 inputs, measured likewise
+ACTIVATION_COPIES = 40  # a learner step's working memory over its batch of float32 inputs, measured likewise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,6 @@ class Linear:
     final: float = 0.01
     fraction: float = 0.1
     warmup: int = 0
-    why: str = ""
 
     def epsilon(self, step: int, total: int) -> np.ndarray:
         """``[B]``."""
@@ -79,7 +78,7 @@ class Linear:
     @property
     def sentence(self) -> str:
         """One line for the start of a run."""
-        return f"epsilon {self.start:g} to {self.final:g} over {self.fraction:.0%} of the run{self.why}"
+        return f"epsilon {self.start:g} to {self.final:g} over {self.fraction:.0%} of the run"
 
 
 @dataclass(frozen=True, kw_only=True)

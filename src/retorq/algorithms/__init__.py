@@ -25,8 +25,3 @@ def load(name: str) -> ModuleType:
         near = get_close_matches(name, AGENTS, n=1, cutoff=0.0)
         raise UserError(f"agent is {name!r}, which does not exist; perhaps you meant {near[0]!r} (retorq list agents).")
     return importlib.import_module(AGENTS[name])
-
-
-def presets(module: ModuleType) -> tuple[str, ...]:
-    """Names of the presets an algorithm module offers."""
-    return tuple(module.PRESETS)

@@ -21,12 +21,11 @@ _REGISTER = (
     ("Vizdoom", "vizdoom.gymnasium_wrapper", "vizdoom"),
     ("MiniGrid-", "minigrid", "minigrid"),
     ("BabyAI-", "minigrid", "minigrid"),
-    ("MinAtar/", "minatar", "MinAtar"),
     ("popgym-", "popgym", "popgym"),
     ("highway-", "highway_env", "highway-env"),
 )
 # Environments that take microseconds and cannot hang: a process each would only cost time.
-_FAST = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", "gymnasium.envs.tabular", "minatar")
+_FAST = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", "gymnasium.envs.tabular")
 
 
 def register(env: str) -> None:

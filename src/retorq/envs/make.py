@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from retorq.envs import atari, toys
+from retorq.envs import atari, minatar, toys
 from retorq.envs.check import Finding, examine
 from retorq.envs.columns import Columns, InProcess
 from retorq.envs.flicker import Flicker
@@ -31,7 +31,7 @@ def make(
     training: bool = True,
     render: bool = False,
 ) -> VectorEnv:
-    """``columns`` copies of the environment that ``env`` names: a toy, an Atari or Gymnasium id, ``module:Class``.
+    """``columns`` copies of the environment ``env``: a toy, an id (Atari, MinAtar, Gymnasium) or ``module:Class``.
 
     With ``training=False`` a lost life is no end. With ``render=True`` (one column, in this process) the result also
     has ``render() -> uint8 [H, W, 3]``. Raises ``UserError`` for unknown names (offering the nearest), spaces that
@@ -56,6 +56,8 @@ def _make(env: str, columns: int, seed: int, options: EnvOptions, training: bool
         return AtariSingle(rom, seed=seed, options=options, training=training)
     if rom is not None:
         return atari.Atari(rom, columns=columns, seed=seed, options=options, training=training)
+    if minatar.game_of(env) is not None:
+        return minatar.MinAtar(env, columns=columns, seed=seed, options=options)
     return _make_gymnasium(env, columns, seed, options, render)
 
 
@@ -63,7 +65,7 @@ def _make_gymnasium(env: str, columns: int, seed: int, options: EnvOptions, rend
     options.refuse_unused(env, GYM_FIELDS)
     found = user_object(env)
     if found is None:
-        name = registered_id(env, also=(*toys.names(), *atari.game_names()))
+        name = registered_id(env, also=(*toys.names(), *atari.game_names(), *minatar.game_names()))
     if wants_vector(found) or (options.vector and not render):
         vector: Any = build_vector(env, columns, options)
         return GymVector(vector, name=env, seed=seed, options=options)

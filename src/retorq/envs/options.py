@@ -16,6 +16,7 @@ ATARI_FIELDS = frozenset(
     }
 )  # fmt: skip
 TOY_FIELDS = frozenset({"flicker", "kwargs"})
+MINATAR_FIELDS = frozenset({"flicker", "kwargs", "max_episode_steps"})
 GYM_FIELDS = frozenset(
     {"flicker", "kwargs", "grayscale", "resize", "drop", "max_episode_steps", "step_time_limit", "workers", "vector"}
 )
@@ -53,13 +54,13 @@ class EnvOptions:
     flicker: float = 0.0
     """Any: probability that a whole observation is zeroed, drawn per step and column (Hausknecht & Stone 2015)."""
     kwargs: str = "{}"
-    """Toys, Gymnasium: arguments of the environment's constructor as a JSON object (a mapping is accepted too)."""
+    """Toys, MinAtar, Gymnasium: arguments of the constructor as a JSON object (a mapping is accepted too)."""
     resize: int = 0
     """Gymnasium: height and width to which images are resized by area averaging; 0 leaves them as they are."""
     drop: str = ""
     """Gymnasium: keys of a Dict observation to leave out, separated by commas (texts must be left out)."""
     max_episode_steps: int = 0
-    """Gymnasium: truncate episodes after this many steps; 0 keeps the environment's own limit."""
+    """MinAtar, Gymnasium: truncate episodes after this many steps; 0: the environment's own limit, MinAtar 5,000."""
     step_time_limit: float = 60.0
     """Gymnasium, worker processes: seconds after which a step counts as hung and the environment is restarted."""
     workers: Literal["auto", "0", "each"] = "auto"

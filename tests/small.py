@@ -109,10 +109,11 @@ class Scripted:
         return None
 
 
-class Rule:
+class Rule(torch.nn.Module):
     """Stands for a network: values that are a fixed function of the row, and a memory that counts rows since first."""
 
     def __init__(self, actions: int) -> None:
+        super().__init__()
         self.actions = actions
 
     def initial_state(self, columns, device="cpu"):
@@ -129,3 +130,6 @@ class Rule:
 
     def head(self, features, samples=None, generator=None):
         return Scalars(torch.nn.functional.one_hot(features, self.actions).float())
+
+    def preferences(self, features, samples=None, generator=None):
+        return self.head(features, samples, generator).mean()

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "src" / "retorq"
 LAYERS: list[set[str]] = [
     {"types"},
     {"ops"},
-    {"nn", "values", "envs", "replay", "capture"},
+    {"nn", "values", "envs", "replay", "capture", "optimizers"},
     {"losses", "acting", "learner"},
     {"agent"},
     {"algorithms", "running"},

@@ -242,7 +242,7 @@ class Player:
     def values(
         self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
     ) -> tuple[np.ndarray, PlayerState]:
-        """Mean value of each action ``[A]``, and the state after seeing the observation."""
+        """Value of each action ``[A]`` (the mean, under the agent's risk if any), and the state after seeing this."""
         if self.agent.stack > 1:
             raise Refused(f"stack is {self.agent.stack}; act() holds one image at a time, use evaluate().")
         state = state or PlayerState(memory=self.network.initial_state(1, self.device))
@@ -256,10 +256,10 @@ class Player:
             elapsed=np.asarray(state.elapsed, np.int32),
             first=np.asarray(state.first),
         ).map(lambda a: torch.from_numpy(np.array(a))[None, None].to(self.device))
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluation.without_noise(self.network):
             features, memory = self.network.unroll(row, state.memory, self._generator)
-            mean = self.network.head(features, self.agent.action_samples, self._generator).mean()[0, 0]
-        return mean.cpu().numpy(), PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
+            values = self.network.preferences(features, self.agent.action_samples, self._generator)[0, 0]
+        return values.cpu().numpy(), PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
 
     def _require_same_spaces(self, other: EnvSpec) -> None:
         mine = self.agent.spec
@@ -321,7 +321,8 @@ class Player:
         )
         try:
             while not actor.episodes and actor.steps < longest:
-                actor.collect(1)
+                with evaluation.without_noise(self.network):
+                    actor.collect(1)
                 yield env.render()  # type: ignore[attr-defined]
         finally:
             env.close()

@@ -1,9 +1,9 @@
-"""What a head returns: the values of all actions, as scalars or as quantiles of the return.
+"""What a head returns: the values of all actions, as scalars, as quantiles or as probabilities of the return.
 
-This is the whole difference between DQN and QR-DQN/IQN: how a value is averaged, how it is bootstrapped, and how it
-is regressed. Losses never look inside.
+This is the whole difference between DQN, QR-DQN/IQN and C51: how a value is averaged, how it is bootstrapped, and how
+it is regressed. Losses need not look inside.
 
-Shapes: ``T`` rows, ``B`` columns, ``A`` actions, ``N`` quantile samples.
+Shapes: ``T`` rows, ``B`` columns, ``A`` actions, ``N`` quantile samples, ``K`` atoms.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from retorq.ops.distributions import huber, quantile_huber
+from retorq.ops.distributions import categorical_projection, huber, quantile_huber
 from retorq.ops.rescale import rescale, unrescale
 
 
@@ -31,11 +31,14 @@ class ActionValues(Protocol):
         """The target that bootstraps from these values: ``h(reward + discount * h_inverse(value[action]))``.
 
         ``action``, ``reward`` (n-step) and ``discount`` (remaining) are ``[T, B]``; ``epsilon`` is the constant of the
-        value rescaling h (0: none). Returns ``[T, B]`` or ``[T, B, N]``.
+        value rescaling h (0: none). Returns ``[T, B]``, ``[T, B, N]`` or probabilities ``[T, B, K]``.
         """
 
     def regress(self, action: Tensor, target: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-        """Loss and absolute error ``[T, B]`` of the taken action against a target from ``bellman``."""
+        """Loss and error ``[T, B]`` of the taken action against a target from ``bellman``; the error is at least 0."""
+
+    def diagnostics(self, action: Tensor) -> dict[str, Tensor]:
+        """Scalars worth logging about the taken actions ``[T, B]``, detached; empty for most kinds."""
 
 
 def _pick(values: Tensor, action: Tensor) -> Tensor:
@@ -75,6 +78,10 @@ class Scalars:
         loss = 0.5 * error.square() if kappa == float("inf") else huber(error, kappa)
         return loss, error.detach().abs()
 
+    def diagnostics(self, action: Tensor) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Quantiles:
@@ -98,6 +105,59 @@ class Quantiles:
     def regress(self, action: Tensor, target: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Quantile Huber loss (Dabney et al. 2018, IQN, equation 3); the error is the mean absolute pairwise one."""
         return quantile_huber(_pick(self.values, action), self.fractions, target, kappa)
+
+    def diagnostics(self, action: Tensor) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Probabilities of fixed returns (C51, Bellemare et al. 2017): ``logits [T, B, K, A]`` over ``support [K]``.
+
+    The support is strictly increasing, in the units of the values. Half-precision logits are computed in float32.
+    """
+
+    logits: Tensor
+    support: Tensor
+
+    def mean(self) -> Tensor:
+        """Expected return, ``[T, B, A]``."""
+        return (_wide(self.logits).softmax(-2) * self.support.unsqueeze(-1)).sum(-2)  # autocast halves a product
+
+    def rows(self, start: int, stop: int) -> Categorical:
+        """Rows ``start..stop-1``."""
+        return Categorical(self.logits[start:stop], self.support)
+
+    def bellman(self, action: Tensor, reward: Tensor, discount: Tensor, epsilon: float) -> Tensor:
+        """Probabilities ``[T, B, K]``: every atom is bootstrapped by itself, then projected onto the support."""
+        moved = _backup(self.support, reward[..., None], discount[..., None], epsilon)
+        return categorical_projection(moved, self._logits(action).softmax(-1), self.support)
+
+    def regress(self, action: Tensor, target: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+        """Cross-entropy to the target probabilities; the error is the divergence ``KL(target || prediction)``.
+
+        The two differ by the entropy of the target, which has no gradient but would favour states whose return is
+        uncertain if it were part of a priority (Hessel et al. 2018, Rainbow, uses the divergence). ``kappa`` belongs
+        to the losses of values, and there is nothing here that it could bend.
+        """
+        loss = -(target * self._logits(action).log_softmax(-1)).sum(-1)
+        error = loss.detach() + torch.special.xlogy(target, target).sum(-1)
+        return loss, error.clamp(min=0)
+
+    def diagnostics(self, action: Tensor) -> dict[str, Tensor]:
+        """``end_mass``: mean probability of the two outermost atoms; near 1, the support is too narrow."""
+        probs = self._logits(action).detach().softmax(-1)
+        return {"end_mass": (probs[..., 0] + probs[..., -1]).mean()}
+
+    def _logits(self, action: Tensor) -> Tensor:
+        """Logits ``[T, B, K]`` of one action each."""
+        return _wide(_pick(self.logits, action))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def greedy(values: ActionValues) -> Tensor:

@@ -28,7 +28,7 @@ class Actor:
         samples: Quantile samples to act with (None: the head's own number).
         precision: ``"bf16"`` for matrix products in bfloat16.
         device: Where the network is.
-        seed: One seed for environments, random actions and quantile fractions.
+        seed: One seed for environments, random actions, quantile fractions and the noise of noisy layers.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Actor:
         """Run the network on this row and choose actions ``[B]``; memory moves on even where the action is random."""
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features, state = self.network.unroll(self._inputs(), self.state, self.fractions)
-            values = self.network.head(features, self.samples, self.fractions)
-        self.values = values.mean()[0].float()
+            values = self.network.preferences(features, self.samples, self.fractions)
+        self.values = values[0]
         self._next_state = state
         greedy = self.values.argmax(-1).cpu().numpy()
         epsilon = self.explore.epsilon(self.steps, self.total)

@@ -6,48 +6,132 @@ import torch
 from torch import Tensor, nn
 
 from retorq.nn.cores import Cosines, Features
+from retorq.nn.noisy import NoisyLinear
+from retorq.ops.risk import Risk
+from retorq.types import UserError
 from retorq.values import ActionValues, Quantiles, Scalars
+from retorq.values import Categorical as CategoricalValues
 
 
 class Streams(nn.Module):
-    """One ReLU layer and the outputs of all actions, ``[..., F]`` to ``[..., A]``.
+    """One ReLU layer and the outputs of all actions.
 
-    ``dueling`` (Wang et al. 2016, equation 9): two such streams, ``V + A - mean over actions of A``. Both hidden layers
-    are one matrix, since they read the same features.
+    ``dueling`` (Wang et al. 2016, equation 9): two such streams, ``V + A - mean over actions of A``, for each of the
+    ``outputs`` by itself. Both hidden layers are one matrix, since they read the same features. ``noise`` is sigma_0
+    of :class:`NoisyLinear`, which all layers then are; 0 means ordinary ones.
     """
 
-    def __init__(self, inputs: int, hidden: int, actions: int, dueling: bool) -> None:
+    def __init__(
+        self, inputs: int, hidden: int, actions: int, *, outputs: int = 1, dueling: bool = False, noise: float = 0.0
+    ) -> None:
         super().__init__()
-        self.dueling = dueling
-        self.hidden = nn.Linear(inputs, hidden * (2 if dueling else 1))
-        self.advantage = nn.Linear(hidden, actions)
+        self.outputs, self.actions, self.dueling = outputs, actions, dueling
+        streams = 2 if dueling else 1
+        self.hidden = _linear(inputs, hidden * streams, noise, blocks=streams)
+        self.advantage = _linear(hidden, outputs * actions, noise)
         if dueling:
-            self.value = nn.Linear(hidden, 1)
+            self.value = _linear(hidden, outputs, noise)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., F]`` to float32 ``[..., A]``."""
-        hidden = nn.functional.relu(self.hidden(x))
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``[..., F]`` to float32 ``[..., A]``, or ``[..., K, A]`` for ``K`` outputs; ``generator`` draws noise."""
+        hidden = nn.functional.relu(_apply(self.hidden, x, generator))
         if not self.dueling:
-            plain: Tensor = self.advantage(hidden).float()
-            return plain
+            return self._per_action(_apply(self.advantage, hidden, generator))
         for_advantage, for_value = hidden.chunk(2, dim=-1)
-        advantage = self.advantage(for_advantage).float()
-        combined: Tensor = self.value(for_value).float() + advantage - advantage.mean(-1, keepdim=True)
-        return combined
+        advantage = self._per_action(_apply(self.advantage, for_advantage, generator))
+        value = _apply(self.value, for_value, generator).float()
+        if self.outputs > 1:
+            value = value.unsqueeze(-1)
+        return value + advantage - advantage.mean(-1, keepdim=True)
+
+    def _per_action(self, x: Tensor) -> Tensor:
+        """Float32 ``[..., K A]`` as ``[..., K, A]``, or as it is for one output."""
+        x = x.float()
+        return x if self.outputs == 1 else x.unflatten(-1, (self.outputs, self.actions))
+
+
+def _linear(inputs: int, outputs: int, noise: float, *, blocks: int = 1) -> nn.Linear | NoisyLinear:
+    return NoisyLinear(inputs, outputs, noise, blocks=blocks) if noise else nn.Linear(inputs, outputs)
+
+
+def _apply(layer: nn.Module, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    y: Tensor = layer(x, generator) if isinstance(layer, NoisyLinear) else layer(x)
+    return y
 
 
 class Scalar(nn.Module):
     """One value per action."""
 
-    def __init__(self, inputs: int, hidden: int, actions: int, *, dueling: bool = False) -> None:
+    def __init__(self, inputs: int, hidden: int, actions: int, *, dueling: bool = False, noise: float = 0.0) -> None:
         super().__init__()
-        self.streams = Streams(inputs, hidden, actions, dueling)
+        self.streams = Streams(inputs, hidden, actions, dueling=dueling, noise=noise)
 
     def forward(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
     ) -> ActionValues:
         """``[T, B, F]`` to :class:`Scalars`."""
-        return Scalars(self.streams(features.x))
+        return Scalars(self.streams(features.x, generator))
+
+
+class Quantile(nn.Module):
+    """The return's quantiles at ``quantiles`` fixed fractions ``(2 i - 1) / (2 N)`` (Dabney et al. 2018, QR-DQN)."""
+
+    def __init__(
+        self, inputs: int, hidden: int, actions: int, *, quantiles: int, dueling: bool = False, noise: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.quantiles = quantiles
+        self.streams = Streams(inputs, hidden, actions, outputs=quantiles, dueling=dueling, noise=noise)
+
+    def forward(
+        self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
+    ) -> ActionValues:
+        """``[T, B, F]`` to :class:`Quantiles`; their number is the head's own."""
+        values = self.streams(features.x, generator)
+        if self.quantiles == 1:
+            values = values.unsqueeze(-2)
+        # Computed anew, since a buffer would be rounded where a copy of the network acts in bfloat16.
+        middle = (torch.arange(self.quantiles, device=values.device, dtype=torch.float32) + 0.5) / self.quantiles
+        return Quantiles(values, middle.expand(values.shape[:-1]))
+
+
+class Categorical(nn.Module):
+    """Probabilities of ``atoms`` returns, evenly spaced from ``low`` to ``high`` (Bellemare et al. 2017, C51).
+
+    Dueling streams are combined per atom, on the logits (Hessel et al. 2018, Rainbow).
+
+    Raises:
+        UserError: ``atoms`` is below 2, or ``low`` is not below ``high``.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        actions: int,
+        *,
+        atoms: int,
+        low: float,
+        high: float,
+        dueling: bool = False,
+        noise: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if atoms < 2:
+            raise UserError(f"atoms is {atoms}; give 2 or more.")
+        if not low < high:
+            raise UserError(f"lowest_value is {low}, but highest_value is {high}; give a lower one.")
+        self.atoms, self.low, self.high = atoms, low, high
+        self.streams = Streams(inputs, hidden, actions, outputs=atoms, dueling=dueling, noise=noise)
+
+    def forward(
+        self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
+    ) -> ActionValues:
+        """``[T, B, F]`` to :class:`retorq.values.Categorical` in float32."""
+        logits = self.streams(features.x, generator)
+        # Computed anew, since a buffer would be rounded where a copy of the network acts in bfloat16.
+        support = torch.linspace(self.low, self.high, self.atoms, device=logits.device, dtype=torch.float32)
+        return CategoricalValues(logits, support)
 
 
 class ImplicitQuantile(nn.Module):
@@ -55,6 +139,11 @@ class ImplicitQuantile(nn.Module):
 
     Every call draws fresh fractions, independently per row, column and sample. Features that already carry fractions
     (``QuantileLSTM``) are valued at those instead, and the head has no embedding of its own.
+
+    ``risk`` distorts the fractions that actions are chosen by (``preferences``) and none that are learned from.
+
+    Raises:
+        UserError: ``risk`` is given, but the head does not draw the fractions.
     """
 
     def __init__(
@@ -64,24 +153,49 @@ class ImplicitQuantile(nn.Module):
         actions: int,
         *,
         samples: int,
-        dueling: bool,
+        dueling: bool = False,
         embed: bool = True,
         cosines: int = 64,
+        noise: float = 0.0,
+        risk: Risk | None = None,
     ) -> None:
         super().__init__()
-        self.samples = samples
+        if risk is not None and not embed:
+            raise UserError(
+                f"risk is {risk.kind!r}, but the quantiles come before the memory, where they are not drawn for acting "
+                "alone; leave risk out, or put them after the memory."
+            )
+        self.samples, self.risk = samples, risk
         self.embedding = Cosines(inputs, cosines) if embed else None
-        self.streams = Streams(inputs, hidden, actions, dueling)
+        self.streams = Streams(inputs, hidden, actions, dueling=dueling, noise=noise)
 
     def forward(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
     ) -> ActionValues:
         """``[T, B, F]`` (or ``[T, B, N, F]`` with fractions) to :class:`Quantiles` of ``samples`` fractions."""
+        if features.fractions is not None and self.embedding is None:
+            return Quantiles(self.streams(features.x, generator), features.fractions)
+        return self.at(features, self._draw(features, samples, generator), generator)
+
+    def preferences(
+        self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Mean value of each action ``[T, B, A]``, at fractions distorted by ``risk`` if there is one."""
+        if self.risk is None:
+            return self(features, samples, generator).mean()
+        return self.at(features, self.risk(self._draw(features, samples, generator)), generator).mean()
+
+    def at(self, features: Features, fractions: Tensor, generator: torch.Generator | None = None) -> Quantiles:
+        """Values of features ``[T, B, F]`` at the given fractions ``[T, B, N]``."""
         if self.embedding is None:
-            if features.fractions is None:
-                raise ValueError("this head values features that carry fractions, and these carry none")
-            return Quantiles(self.streams(features.x), features.fractions)
-        lead = features.x.shape[:2]
-        fractions = torch.rand(*lead, samples or self.samples, device=features.x.device, generator=generator)
+            raise ValueError("this head values features that carry fractions, and these carry none")
         embedded = self.embedding(fractions)
-        return Quantiles(self.streams(features.x.to(embedded.dtype).unsqueeze(2) * embedded), fractions)
+        return Quantiles(self.streams(features.x.to(embedded.dtype).unsqueeze(2) * embedded, generator), fractions)
+
+    def _draw(self, features: Features, samples: int | None, generator: torch.Generator | None) -> Tensor:
+        """Uniform fractions ``[T, B, N]``."""
+        lead = features.x.shape[:2]
+        return torch.rand(*lead, samples or self.samples, device=features.x.device, generator=generator)
+
+
+Head = Scalar | Quantile | Categorical | ImplicitQuantile

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from retorq.nn.cores import LSTM, Features, QuantileLSTM, Stateless
-from retorq.nn.heads import ImplicitQuantile, Scalar
+from retorq.nn.heads import Head, ImplicitQuantile
+from retorq.nn.noisy import sigmas
 from retorq.nn.torsos import Image, Torso
 from retorq.types import Inputs, Tree
 from retorq.values import ActionValues
@@ -58,9 +59,7 @@ def clip_reward(reward: Tensor, clip: str) -> Tensor:
 class Network(nn.Module):
     """Torso, core and head. ``unroll`` runs rows in time; ``head`` values features and may be called again."""
 
-    def __init__(
-        self, torso: Torso, core: Stateless | LSTM | QuantileLSTM, head: Scalar | ImplicitQuantile, extras: Extras
-    ) -> None:
+    def __init__(self, torso: Torso, core: Stateless | LSTM | QuantileLSTM, head: Head, extras: Extras) -> None:
         super().__init__()
         self.torso, self.core, self._head, self.extras = torso, core, head, extras
 
@@ -68,6 +67,16 @@ class Network(nn.Module):
     def recurrent(self) -> bool:
         """Whether rows depend on the rows before them."""
         return self.core.recurrent
+
+    @property
+    def sampled(self) -> bool:
+        """Whether every call of ``head`` draws fresh quantile fractions; not so where features carry theirs."""
+        return isinstance(self._head, ImplicitQuantile) and self._head.embedding is not None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether weights carry noise in training mode (NoisyNet), so that acting needs no epsilon."""
+        return bool(sigmas(self))
 
     @torch.no_grad()
     def center(self, observation: Tree) -> None:
@@ -99,9 +108,26 @@ class Network(nn.Module):
     def head(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
     ) -> ActionValues:
-        """Values of all actions; fresh quantile fractions on every call."""
+        """Values of all actions; fresh quantile fractions, and fresh noise in training mode, on every call."""
         values: ActionValues = self._head(features, samples, generator)
         return values
+
+    def preferences(
+        self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """What acting maximises, float32 ``[T, B, A]``: the mean value of each action, under the head's risk if any."""
+        if isinstance(self._head, ImplicitQuantile):
+            return self._head.preferences(features, samples, generator).float()
+        return self.head(features, samples, generator).mean().float()
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What is worth logging: ``noise``, the mean of all ``|sigma|``, which falls as exploration does."""
+        noise = sigmas(self)
+        if not noise:
+            return {}
+        sums = torch.stack([torch.linalg.vector_norm(sigma, 1, dtype=torch.float32) for sigma in noise])
+        return {"noise": sums.sum() / sum(sigma.numel() for sigma in noise)}
 
     def forward(
         self, inputs: Inputs, state: Tree, generator: torch.Generator | None = None
@@ -112,7 +138,7 @@ class Network(nn.Module):
 
 
 def zero_biases(network: nn.Module) -> None:
-    """Set the biases of all linear and convolution layers to zero (RLtime's initialization)."""
+    """Set the biases of all linear and convolution layers to zero (RLtime's initialization), noisy ones excepted."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -92,6 +93,17 @@ def protocol(name: str | None, env: str) -> Protocol:
     return chosen
 
 
+@contextmanager
+def without_noise(network: Network) -> Iterator[None]:
+    """The network in evaluation mode, which silences noisy layers; afterwards in the mode it was in."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
 def play(actor: Actor, episodes: int, report: Callable[[int], None] | None = None) -> list[Episode]:
     """The first ``episodes`` games *started* over all columns, in the order they were started, each to its end."""
     number = np.arange(actor.env.columns)
@@ -135,7 +147,7 @@ def evaluate(
     """Play by a protocol and return the record that ``eval/*.json`` holds.
 
     Memory is treated as in training (cleared at a lost life if the run did so); scores always count whole games,
-    unclipped. ``episodes`` replaces the protocol's number.
+    unclipped. The noise of noisy layers is off. ``episodes`` replaces the protocol's number.
     """
     options = replace(options, **(using.atari or {}))
     count = using.episodes if episodes is None else episodes
@@ -157,10 +169,11 @@ def evaluate(
         seed=seed,
     )
     try:
-        if using.frames:
-            games = play_frames(actor, using.frames // vector.spec.frames_per_step)
-        else:
-            games = play(actor, count, report)
+        with without_noise(network):
+            if using.frames:
+                games = play_frames(actor, using.frames // vector.spec.frames_per_step)
+            else:
+                games = play(actor, count, report)
     finally:
         vector.close()
     return record(agent, env, vector.spec.frames_per_step, using, games, step=step, seed=seed) | {

@@ -20,6 +20,8 @@ from retorq.envs.make import describe, make
 from retorq.envs.options import EnvOptions
 from retorq.running import evaluate as evaluation
 from retorq.running.checkpoint import newest
+from retorq.running.distributions import ReturnDistribution, look
+from retorq.running.film import Moment, film
 from retorq.running.folder import RunFolder, default_path
 from retorq.running.train import (
     RESUMABLE,
@@ -216,7 +218,7 @@ class PlayerState:
 
 
 class Player:
-    """A trained agent: ``act``, ``values`` and ``evaluate``."""
+    """A trained agent: ``act``, ``values``, ``distribution`` and ``evaluate``."""
 
     def __init__(self, task: Task, *, step: int, device: str = "cpu") -> None:
         self.task, self.step, self.device = task, step, device
@@ -243,6 +245,32 @@ class Player:
         self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
     ) -> tuple[np.ndarray, PlayerState]:
         """Value of each action ``[A]`` (the mean, under the agent's risk if any), and the state after seeing this."""
+        row, state = self._row(observation, state, reward)
+        with torch.inference_mode(), evaluation.without_noise(self.network):
+            features, memory = self.network.unroll(row, state.memory, self._generator)
+            values = self.network.preferences(features, self.agent.action_samples, self._generator)[0, 0]
+        return values.cpu().numpy(), PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
+
+    def distribution(
+        self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
+    ) -> tuple[ReturnDistribution, PlayerState]:
+        """The learned distribution of each action's return, and the state after seeing the observation.
+
+        Raises:
+            UserError: The agent learns single values.
+        """
+        row, state = self._row(observation, state, reward)
+        with evaluation.without_noise(self.network):
+            _, found, memory = look(self.network, row, state.memory, self._generator)
+        if found is None:
+            raise UserError(
+                f"agent is {self.agent.name!r}, which learns single values and no distribution of returns; use "
+                "values(), or train c51, qr_dqn, iqn or recurrent_iqn."
+            )
+        return found, PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
+
+    def _row(self, observation: Any, state: PlayerState | None, reward: float) -> tuple[Inputs, PlayerState]:
+        """One observation as the network's input ``[1, 1, ...]``, and the state before it."""
         if self.agent.stack > 1:
             raise Refused(f"stack is {self.agent.stack}; act() holds one image at a time, use evaluate().")
         state = state or PlayerState(memory=self.network.initial_state(1, self.device))
@@ -256,10 +284,7 @@ class Player:
             elapsed=np.asarray(state.elapsed, np.int32),
             first=np.asarray(state.first),
         ).map(lambda a: torch.from_numpy(np.array(a))[None, None].to(self.device))
-        with torch.inference_mode(), evaluation.without_noise(self.network):
-            features, memory = self.network.unroll(row, state.memory, self._generator)
-            values = self.network.preferences(features, self.agent.action_samples, self._generator)[0, 0]
-        return values.cpu().numpy(), PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
+        return row, state
 
     def _require_same_spaces(self, other: EnvSpec) -> None:
         mine = self.agent.spec
@@ -306,6 +331,14 @@ class Player:
 
         ``longest`` is the number of steps after which even an unfinished game ends.
         """
+        for moment in self._film(protocol, seed, longest, looking=False):
+            yield moment.picture
+
+    def film(self, *, protocol: str | None = None, seed: int = 0, longest: int = 30_000) -> Iterator[Moment]:
+        """The same game as ``watch``, with what the agent made of each picture."""
+        return self._film(protocol, seed, longest, looking=True)
+
+    def _film(self, protocol: str | None, seed: int, longest: int, *, looking: bool) -> Iterator[Moment]:
         using = evaluation.protocol(protocol, self.task.env)
         options = replace(self.task.options, **(using.atari or {}))
         env = make(self.task.env, columns=1, seed=seed, options=options, render=True)
@@ -320,10 +353,7 @@ class Player:
             seed=seed,
         )
         try:
-            while not actor.episodes and actor.steps < longest:
-                with evaluation.without_noise(self.network):
-                    actor.collect(1)
-                yield env.render()  # type: ignore[attr-defined]
+            yield from film(actor, longest=longest, looking=looking)
         finally:
             env.close()
 

@@ -1,0 +1,47 @@
+"""One game to look at: pictures, and beside each what the agent made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from retorq.acting.actor import Actor
+from retorq.running.distributions import ReturnDistribution, look
+from retorq.running.evaluate import without_noise
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What one step led to.
+
+    ``action`` led here, with ``reward`` (raw). ``values [A]`` are what acting maximises here and ``distribution`` is
+    that of the returns from here on; both are None after the last step, the latter also for agents that have none.
+    """
+
+    picture: np.ndarray
+    action: int
+    reward: float
+    values: np.ndarray | None = None
+    distribution: ReturnDistribution | None = None
+
+
+def film(actor: Actor, *, longest: int, looking: bool) -> Iterator[Moment]:
+    """Play the one column of ``actor`` for a game or ``longest`` steps, one :class:`Moment` per step.
+
+    Its environment must have ``render``. With ``looking`` the network is asked once more per step, with quantile
+    fractions of its own, so that the game is the same either way.
+    """
+    env: Any = actor.env
+    generator = torch.Generator(actor.device).manual_seed(actor.seed)
+    while not actor.episodes and actor.steps < longest:
+        with without_noise(actor.network):
+            (_, row), *_ = actor.collect(1)
+            values, distribution = None, None
+            if looking and not actor.episodes:
+                told, distribution, _ = look(actor.network, actor._inputs(), actor.state, generator)
+                values = told.cpu().numpy()
+        yield Moment(env.render(), int(row.action[0, 0]), float(row.reward[0, 0]), values, distribution)

@@ -129,7 +129,7 @@ def test_pictures():
 def test_describe_and_check():
     assert describe("memory", EnvOptions(kwargs={"length": 4})).max_steps == 5
     assert describe("CartPole-v1").observation["obs"].shape == (4,)
-    assert set(toy_names()) == {"catch", "memory", "two_doors", "chain", "masked_cartpole"}
+    assert set(toy_names()) == {"catch", "memory", "tmaze", "two_doors", "chain", "masked_cartpole"}
     assert all(good for good, _ in check("catch"))
     findings = check("sample_envs:Misbehaving", EnvOptions(kwargs={"what": "nan"}, workers="0"))
     assert [good for good, _ in findings] == [True, False]

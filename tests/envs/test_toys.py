@@ -90,6 +90,68 @@ def test_catch_missed_costs_one():
     np.testing.assert_array_equal(step.reward, np.where(ball == 0, 1, -1))
 
 
+def test_catch_hides_its_ball_when_asked():
+    shown, hidden = build("catch", columns=64), build("catch", columns=64, shown=1)
+    a, b = shown.reset(seed=3)["obs"], hidden.reset(seed=3)["obs"]
+    np.testing.assert_array_equal(a, b)
+    for row in range(1, 10):
+        action = np.full(64, row % 3)
+        one, other = shown.step(action), hidden.step(action)
+        for field in ("reward", "terminated", "ended"):
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+        a, b = one.observation["obs"], other.observation["obs"]
+        np.testing.assert_array_equal(a[:, 0, 9] >= b[:, 0, 9], True)
+        assert not b[:, 0, :9].any()
+        assert (b.sum((1, 2, 3)) == 255).all()  # the paddle alone
+    with pytest.raises(UserError, match="sets shown to 11 for catch"):
+        build("catch", shown=11)
+
+
+@pytest.mark.parametrize("corridor", [1, 10])
+def test_the_way_through_the_maze(corridor):
+    env = build("tmaze", columns=200, corridor=corridor)
+    sign = env.reset()["obs"]
+    assert {tuple(row) for row in sign} == {(1, 1, 0), (0, 1, 1)}
+    south = sign[:, 2] == 1
+    for place in range(1, corridor + 1):
+        step = env.step(np.ones(200, np.int64))
+        assert not step.reward.any()
+        assert not step.ended.any()
+        assert (step.observation["obs"] == ([0, 1, 0] if place == corridor else [1, 0, 1])).all()
+    turn = 2 * (np.arange(200) % 2)
+    step = env.step(turn)
+    np.testing.assert_allclose(step.reward, np.where((turn == 2) == south, 4.0, -0.1), rtol=1e-6)
+    assert step.terminated.all()
+    fresh = env.step(turn)
+    assert not fresh.reward.any()
+    assert set(map(tuple, fresh.observation["obs"])) == {(1, 1, 0), (0, 1, 1)}
+    assert abs(np.mean((fresh.observation["obs"][:, 2] == 1) == south) - 0.5) < 0.2
+
+
+def test_standing_still_in_the_maze_costs_and_its_start_shows_the_sign_again():
+    env = build("tmaze", columns=4, corridor=2, cap=7)
+    sign = env.reset()["obs"].copy()
+    seen, paid = [], []
+    for action in (3, 0, 1, 2, 3, 1, 1):  # wall, wall, east, wall, back, east, east: the junction, and the cap
+        step = env.step(np.full(4, action))
+        seen.append(step.observation["obs"])
+        paid.append(round(float(step.reward[0]), 6))
+    assert paid == [-0.1, -0.1, 0.0, -0.1, 0.0, 0.0, 0.0]
+    for t in (0, 1, 4):
+        np.testing.assert_array_equal(seen[t], sign)
+    for t in (2, 3, 5):
+        assert (seen[t] == [1, 0, 1]).all()
+    assert step.truncated.all()
+    env = build("tmaze", columns=4, corridor=2, cap=7)
+    env.reset()
+    for action in (1, 1, 1):  # a wall behind the junction
+        step = env.step(np.full(4, action))
+    assert (step.reward == np.float32(-0.1)).all()
+    assert not step.ended.any()
+    with pytest.raises(UserError, match="sets corridor to 0 for tmaze"):
+        build("tmaze", corridor=0)
+
+
 @pytest.mark.parametrize("length", [1, 10])
 def test_memory_shows_its_cue_once_and_asks_once(length):
     env = build("memory", columns=400, length=length)

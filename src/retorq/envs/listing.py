@@ -7,6 +7,7 @@ from retorq.envs import atari, minatar, toys
 _TOYS = {
     "catch": "a ball falls through a board of pixels; the paddle must be under it",
     "memory": "a cue seen once and asked for ten steps later; hopeless without a memory",
+    "tmaze": "a sign at the start of a corridor tells which way to turn at its end",
     "two_doors": "two choices of equal mean return and different spread",
     "chain": "a short walk to the right; every algorithm solves it in seconds",
     "masked_cartpole": "CartPole with its velocities hidden",

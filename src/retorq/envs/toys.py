@@ -128,16 +128,20 @@ class Catch(Toy):
     """A ball falls through a board of pixels; the paddle in the bottom row must be under it (bsuite's rules).
 
     Observation: image ``[1, rows, width]`` with 255 at ball and paddle. Reward at the bottom: 1 caught, -1 missed.
+    ``shown`` above 0 hides the ball after its first so many rows, which makes catching it a matter of memory.
     """
 
     name, action_names = "catch", ("left", "stay", "right")
 
-    def __init__(self, *, columns: int, seed: int, rows: int = 10, width: int = 5) -> None:
+    def __init__(self, *, columns: int, seed: int, rows: int = 10, width: int = 5, shown: int = 0) -> None:
         if rows < 2 or width < 1:
             raise UserError(f"env.kwargs gives catch a board of {rows} x {width}; give rows >= 2 and width >= 1.")
+        if not 0 <= shown <= rows:
+            raise UserError(f"env.kwargs sets shown to {shown} for catch; give 0 (always shown) to {rows} rows.")
         leaf = Leaf(kind="image", shape=(1, rows, width), dtype="uint8")
-        super().__init__(columns=columns, seed=seed, cap=rows - 1, observation={"obs": leaf}, rows=rows, width=width)
-        self._rows, self._width = rows, width
+        settings = {"rows": rows, "width": width, "shown": shown}
+        super().__init__(columns=columns, seed=seed, cap=rows - 1, observation={"obs": leaf}, **settings)
+        self._rows, self._width, self._shown = rows, width, shown or rows
 
     def begin(self, count: int) -> dict[str, np.ndarray]:  # noqa: D102
         ball = self._random.integers(self._width, size=count)
@@ -153,7 +157,7 @@ class Catch(Toy):
     def observe(self) -> Tree:  # noqa: D102
         board = np.zeros((self.columns, 1, self._rows, self._width), np.uint8)
         column = np.arange(self.columns)
-        board[column, 0, self.state["row"], self.state["ball"]] = 255
+        board[column, 0, self.state["row"], self.state["ball"]] = 255 * (self.state["row"] < self._shown)
         board[column, 0, self._rows - 1, self.state["paddle"]] = 255
         return {"obs": board}
 
@@ -187,6 +191,48 @@ class Memory(Toy):
     def observe(self) -> Tree:  # noqa: D102
         seen = np.where(self._elapsed == 0, self.state["cue"], 0)
         return {"obs": np.stack([seen, self._elapsed == self._length], axis=1).astype(np.float32)}
+
+
+class TMaze(Toy):
+    """A sign at the start of a corridor tells which way to turn at its end (Bakker 2002); hopeless without memory.
+
+    Observation: vector of 3 bits, (1, 1, 0) or (0, 1, 1) at the start for a goal in the north or in the south, (1, 0, 1)
+    in the corridor, (0, 1, 0) at the junction, ``corridor`` steps east of the start. Turning north or south there ends
+    the game: 4 if right, -0.1 if not. Standing still, which is what walking into a wall comes to, costs 0.1.
+    """
+
+    name, action_names = "tmaze", ("north", "east", "south", "west")
+
+    def __init__(self, *, columns: int, seed: int, corridor: int = 10, cap: int = 100) -> None:
+        if corridor < 1:
+            raise UserError(f"env.kwargs sets corridor to {corridor} for tmaze; give at least 1 step.")
+        leaf = Leaf(kind="vector", shape=(3,), dtype="float32")
+        super().__init__(columns=columns, seed=seed, cap=cap, observation={"obs": leaf}, corridor=corridor)
+        self._corridor = corridor
+
+    def begin(self, count: int) -> dict[str, np.ndarray]:  # noqa: D102
+        return {"south": self._random.integers(2, size=count), "place": np.zeros(count, np.int64)}
+
+    def advance(self, action: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # noqa: D102
+        before, turns = self.state["place"], action % 2 == 0
+        over = turns & (before == self._corridor)
+        place = np.clip(before + np.where(turns, 0, 2 - action), 0, self._corridor)
+        self.state["place"] = np.where(live, place, before)
+        right = over & (action == 2 * self.state["south"])
+        return np.where(right, 4.0, np.where(over | (place == before), -0.1, 0.0)), over
+
+    def observe(self) -> Tree:  # noqa: D102
+        place, south = self.state["place"], self.state["south"]
+        junction = place == self._corridor
+        seen = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1], [0, 1, 0]], np.float32)
+        return {"obs": seen[np.where(place == 0, south, 2 + junction)]}
+
+    def picture(self) -> np.ndarray:  # noqa: D102
+        canvas = np.zeros((3, self._corridor + 1))
+        canvas[1], canvas[:, -1] = 0.2, 0.2
+        canvas[2 * self.state["south"][0], -1] = 0.5
+        canvas[1, self.state["place"][0]] = 1.0
+        return canvas
 
 
 _DOORS: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
@@ -297,7 +343,7 @@ class MaskedCartPole(Toy):
 
 _TILT = 12 * 2 * np.pi / 360
 
-_TOYS: dict[str, Any] = {toy.name: toy for toy in (Catch, Memory, TwoDoors, Chain, MaskedCartPole)}
+_TOYS: dict[str, Any] = {toy.name: toy for toy in (Catch, Memory, TMaze, TwoDoors, Chain, MaskedCartPole)}
 
 
 def names() -> tuple[str, ...]:

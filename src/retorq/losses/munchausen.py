@@ -43,6 +43,8 @@ class Munchausen:
     ) -> LossOutput:
         """Loss, error and mask ``[1, B]`` of batches of two rows; no gradient reaches the target.
 
+        Metrics are those of :class:`retorq.losses.q_learning.QLearning`, and the mean ``bonus``.
+
         Raises:
             UserError: The network has a memory, or its values are probabilities.
             ValueError: The batch has not two rows.
@@ -63,14 +65,16 @@ class Munchausen:
             )
         loss, error = values.regress(rows.action[:1], goal, self.kappa)
         mask = ~rows.last[:1]
-        best = values.mean().detach().amax(-1)
         return LossOutput(
             loss=loss,
             error=loss.detach() if self.error == "loss" else error,
             mask=mask,
             metrics={
-                name: (x * mask).sum() / mask.sum().clamp(min=1)
-                for name, x in {"q_mean": best, "td": error, "bonus": bonus}.items()
+                "q_mean": _masked_mean(values.mean().detach().amax(-1), mask),
+                "td": _masked_mean(error, mask),
+                "bonus": _masked_mean(bonus, mask),
+                "valid": mask.float().mean(),
+                **online.diagnostics(),
             },
         )
 
@@ -111,3 +115,7 @@ def soft_value(values: Tensor, log_policy: Tensor, temperature: float) -> Tensor
     if values.dim() > log_policy.dim():
         log_policy = log_policy.unsqueeze(-2)
     return ((log_policy / temperature).exp() * (values - log_policy)).sum(-1)
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -68,7 +68,7 @@ def retorq_side(environments: int, steps: int, threads: int, precision: str = "f
             network,
             QLearning(length=1, n=1, gamma=GAMMA),
             learning_rate=LEARNING_RATE,
-            adam_epsilon=ADAM_EPSILON,
+            optimizer_epsilon=ADAM_EPSILON,
             clip_gradient=CLIP,
             target_period=TARGET_STEPS * RATIO // BATCH,
             precision=precision,

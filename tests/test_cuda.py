@@ -49,7 +49,7 @@ def same_fractions(monkeypatch):
 
 def make_learner(kind, device, **more):
     network = make_network(kind, "iqn", seed=1)
-    return Learner(network, loss_for(kind), learning_rate=1e-3, adam_epsilon=1e-2, device=device, **more)
+    return Learner(network, loss_for(kind), learning_rate=1e-3, optimizer_epsilon=1e-2, device=device, **more)
 
 
 def a_batch(kind, learner, seed=0):
@@ -63,7 +63,7 @@ def test_loss_error_mask_and_gradients_equal_the_cpu(kind, same_fractions):
     for device in ("cpu", GPU):
         same_fractions()
         learner = make_learner(kind, device, clip_gradient=1e9)
-        error, mask, metrics = learner.update(moved(a_batch(kind, learner), device))
+        error, mask, metrics, _ = learner.update(moved(a_batch(kind, learner), device))
         assert error.device.type == torch.device(device).type
         grads = {name: g.cpu() for name, g in gradients(learner.online).items()}
         results.append(({name: v.cpu() for name, v in metrics.items()}, error.cpu(), mask.cpu(), grads))

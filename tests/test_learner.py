@@ -16,7 +16,7 @@ LOSS = QLearning(length=LENGTH, n=2, double=True)
 
 
 def make_learner(kind="after", head="iqn", **more):
-    return Learner(make_network(kind, head, seed=1), LOSS, **{"learning_rate": 1e-3, "adam_epsilon": 1e-5} | more)
+    return Learner(make_network(kind, head, seed=1), LOSS, **{"learning_rate": 1e-3, "optimizer_epsilon": 1e-5} | more)
 
 
 def batch_for(learner, seed=0, rate=0.2):
@@ -62,7 +62,7 @@ def test_reduction_masks_and_importance_weights(reduction):
         for b in range(COLUMNS):
             expected += numbers[t, b] * batch.weight[b].item() if mask[t, b] else 0.0
     expected /= mask.sum() if reduction == "mean" else COLUMNS
-    error, returned, metrics = learner.update(batch)
+    error, returned, metrics, state = learner.update(batch)
     assert metrics["loss"].item() == pytest.approx(first * expected, rel=1e-5)
     assert metrics["gradient_norm"].item() == pytest.approx(abs(expected), rel=1e-5)
     torch.testing.assert_close(error, loss.loss.abs())  # unweighted: priorities must not see the weights
@@ -73,7 +73,7 @@ def test_a_batch_without_a_single_row_to_learn_changes_nothing_and_is_finite():
     learner = make_learner()
     learner.loss = Rows(torch.ones(LENGTH, COLUMNS), torch.zeros(LENGTH, COLUMNS, dtype=torch.bool))
     before = weights(learner.online)
-    _, _, metrics = learner.update(batch_for(learner))
+    _, _, metrics, _ = learner.update(batch_for(learner))
     assert metrics["loss"] == 0
     assert metrics["skipped"] == 0
     assert same(weights(learner.online), before)
@@ -82,7 +82,7 @@ def test_a_batch_without_a_single_row_to_learn_changes_nothing_and_is_finite():
 def test_the_first_step_is_one_of_adam_on_clipped_gradients():
     """After one step the moments are 0 and (1 - beta) g, so the step is lr * g / (|g| + eps)."""
     rate, epsilon, clip = 1e-2, 0.05, 0.03
-    learner = make_learner(head="midpoints", learning_rate=rate, adam_epsilon=epsilon, clip_gradient=clip)
+    learner = make_learner(head="midpoints", learning_rate=rate, optimizer_epsilon=epsilon, clip_gradient=clip)
     batch = batch_for(learner)
     before = {name: p.detach().clone() for name, p in learner.online.named_parameters()}
     output = LOSS(learner.online, learner.target, batch)
@@ -90,7 +90,7 @@ def test_the_first_step_is_one_of_adam_on_clipped_gradients():
     grads = gradients(learner.online)
     norm = torch.cat([g.flatten() for g in grads.values()]).norm()
     assert norm > 2 * clip
-    _, _, metrics = learner.update(batch)
+    _, _, metrics, _ = learner.update(batch)
     assert metrics["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
     for name, p in learner.online.named_parameters():
         g = grads[name] * clip / norm
@@ -100,7 +100,7 @@ def test_the_first_step_is_one_of_adam_on_clipped_gradients():
 def test_gradients_below_the_limit_are_not_scaled():
     learner = make_learner(clip_gradient=1e6)
     batch = batch_for(learner)
-    _, _, metrics = learner.update(batch)
+    _, _, metrics, _ = learner.update(batch)
     total = torch.cat([p.grad.flatten() for p in learner.online.parameters()]).norm()
     assert total.item() == pytest.approx(metrics["gradient_norm"].item(), rel=1e-5)
 
@@ -149,7 +149,7 @@ def test_a_non_finite_loss_changes_no_weight_and_no_moment_and_is_counted(value,
     bad.trajectory.inputs.observation["obs"][1, 2] = value
     for count in (1, 2):
         moments_before = moments(learner) if learned_before else None
-        _, _, metrics = learner.update(bad)
+        _, _, metrics, _ = learner.update(bad)
         assert metrics["skipped"].item() == count
         assert same(weights(learner.online), before)
         if moments_before:
@@ -173,7 +173,7 @@ def test_a_gradient_alone_that_is_not_finite_is_skipped_too():
     learner = make_learner()
     learner.loss = Steep()
     before = weights(learner.online)
-    _, _, metrics = learner.update(batch_for(learner))
+    _, _, metrics, _ = learner.update(batch_for(learner))
     assert metrics["loss"].item() == 0
     assert metrics["skipped"].item() == 1
     assert same(weights(learner.online), before)
@@ -195,7 +195,7 @@ def test_a_saved_learner_goes_on_bit_for_bit(kind, copied):
     tensors, numbers = one.state_dict()
     if copied:  # as a checkpoint would
         tensors = {name: value.clone() for name, value in tensors.items()}
-    other = Learner(make_network(kind, "iqn", seed=5), loss, learning_rate=1e-3, adam_epsilon=1e-5, target_period=2,
+    other = Learner(make_network(kind, "iqn", seed=5), loss, learning_rate=1e-3, optimizer_epsilon=1e-5, target_period=2,
                     seed=99)  # fmt: skip
     other.load_state_dict(tensors, numbers)
     for step in range(3, 6):
@@ -232,7 +232,7 @@ def test_half_precision_learns_nearly_the_same(kind):
     for precision in ("fp32", "bf16"):
         learner = make_learner(kind, precision=precision)
         learner.loss = loss
-        error, _, metrics = learner.update(make_batch(learner.online, loss.length + 2, COLUMNS))
+        error, _, metrics, _ = learner.update(make_batch(learner.online, loss.length + 2, COLUMNS))
         assert error.dtype == metrics["loss"].dtype == torch.float32
         assert {p.dtype for p in learner.online.parameters()} == {torch.float32}
         grads = torch.cat([p.grad.flatten() for p in learner.online.parameters()])

@@ -21,7 +21,10 @@ class Agent:
 
     ``learner(device=, seed=)`` and ``replay(device=, seed=)`` make those parts (replay allocates its memory then).
     ``samples_per_step`` is the replay ratio: rows trained per step acted. ``warmup`` is in agent steps;
-    ``publish_period`` in updates. ``notes`` are sentences about choices made by themselves, printed when a run starts.
+    ``publish_period`` in updates. ``refresh`` is how many rows have their stored recurrent states computed anew per row
+    trained (0: none); ``discrepancy_period`` is in updates: how often what stale states do to the values is measured
+    (``losses.discrepancy``; 0: never). ``notes`` are sentences about choices made by themselves, printed when a run
+    starts.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Agent:
     stack: int = 1
     action_samples: int | None = None
     precision: str = "fp32"
+    refresh: float = 0.0
+    discrepancy_period: int = 100
     notes: tuple[str, ...] = ()
 
     @property

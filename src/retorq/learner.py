@@ -12,9 +12,11 @@ from torch import Tensor
 
 from retorq.capture import Captured
 from retorq.nn.network import Network
+from retorq.optimizers import CenteredRMSProp
 from retorq.types import Batch, LossOutput, Tree, UserError
 
 Precision = Literal["fp32", "bf16"]
+STATE = "state."  # before the names of carried states, among a step's outputs
 
 
 class Loss(Protocol):
@@ -32,8 +34,9 @@ class Learner:
     Args:
         network: The online network (moved to ``device``); the target starts as its copy.
         loss: Called as ``loss(online, target, batch, generator)``.
-        learning_rate: Step size of Adam at progress 0.
-        adam_epsilon: Adam's epsilon.
+        learning_rate: Step size of the optimizer at progress 0.
+        optimizer_epsilon: The optimizer's epsilon: Adam's beside the root, RMSProp's inside it.
+        optimizer: ``"adam"``, or ``"rmsprop"``: centered, as Nature DQN's (``retorq.optimizers``).
         anneal: Decay the learning rate linearly to 0 over the run.
         clip_gradient: Global L2 norm to clip gradients to.
         target_period: Updates between hard copies into the target.
@@ -50,7 +53,8 @@ class Learner:
         loss: Loss,
         *,
         learning_rate: float,
-        adam_epsilon: float,
+        optimizer_epsilon: float,
+        optimizer: Literal["adam", "rmsprop"] = "adam",
         anneal: bool = False,
         clip_gradient: float = 40.0,
         target_period: int = 125,
@@ -68,13 +72,7 @@ class Learner:
         self.precision = precision
         self.generator = torch.Generator(self.device).manual_seed(seed)
         on_gpu = self.device.type == "cuda"
-        self.optimiser = torch.optim.Adam(
-            self.online.parameters(),
-            lr=torch.tensor(learning_rate, device=self.device) if on_gpu else learning_rate,
-            eps=adam_epsilon,
-            fused=True,
-            capturable=on_gpu,
-        )
+        self.optimiser = _optimizer(optimizer, self.online, learning_rate, optimizer_epsilon, self.device)
         self.updates = 0
         self.skipped_in_a_row = torch.zeros((), device=self.device)
         if cuda_graph and not on_gpu:
@@ -94,18 +92,20 @@ class Learner:
         total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
         bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
-        # Adam's fused kernel skips the step where found_inf is 1, without a round trip to the host.
+        # Both optimizers skip the step where found_inf is 1, without a round trip to the host.
         self.optimiser.found_inf, self.optimiser.grad_scale = bad, None  # type: ignore[attr-defined]
         self.optimiser.step()
         self.skipped_in_a_row.copy_((self.skipped_in_a_row + 1) * bad)
         metrics = {"loss": total.detach(), "gradient_norm": norm, "skipped": self.skipped_in_a_row.clone()}
-        return {"error": output.error.float(), "mask": output.mask, **output.metrics, **metrics}
+        carried = {f"{STATE}{name}": value for name, value in output.state.items()}
+        return {"error": output.error.float(), "mask": output.mask, **output.metrics, **metrics, **carried}
 
-    def update(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def update(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, Tensor, dict[str, Tensor], Tree]:
         """Learn from one batch; ``progress`` in [0, 1] is the share of the run done.
 
-        Returns error and mask ``[T, B]`` and scalar metrics, all still on the device. A non-finite loss or gradient
-        changes no weight and is counted in the metric ``skipped`` (how many in a row).
+        Returns error and mask ``[T, B]``, scalar metrics, and the recurrent states that the loss carries on
+        (``LossOutput.state``), all still on the device. A non-finite loss or gradient changes no weight and is counted
+        in the metric ``skipped`` (how many in a row).
         """
         self.set_learning_rate(progress)
         if self.cuda_graph:
@@ -116,7 +116,8 @@ class Learner:
         self.updates += 1
         if self.updates % self.target_period == 0:
             self.sync_target()
-        return metrics.pop("error"), metrics.pop("mask"), metrics
+        state = {name.removeprefix(STATE): metrics.pop(name) for name in [*metrics] if name.startswith(STATE)}
+        return metrics.pop("error"), metrics.pop("mask"), metrics, state
 
     def _replayed(self, batch: Batch) -> dict[str, Tensor]:
         """The step as a CUDA graph, recorded at the first batch."""
@@ -159,7 +160,7 @@ class Learner:
             torch._foreach_copy_(list(self.target.parameters()), list(self.online.parameters()))
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors (online, target, Adam's moments, generator) and plain numbers, apart because they are saved apart."""
+        """Tensors (online, target, optimizer, generator) and plain numbers, apart because they are saved apart."""
         tensors = {f"online.{k}": v for k, v in self.online.state_dict().items()}
         tensors |= {f"target.{k}": v for k, v in self.target.state_dict().items()}
         for name, parameter in self.online.named_parameters():
@@ -184,6 +185,17 @@ class Learner:
         self.generator.set_state(tensors["generator"].cpu())
         self._captured = None  # it was recorded on the tensors that have just been replaced
         self.updates = int(numbers["updates"])
+
+
+def _optimizer(
+    name: Literal["adam", "rmsprop"], network: Network, rate: float, epsilon: float, device: torch.device
+) -> torch.optim.Optimizer:
+    """On a GPU the learning rate is a tensor, so that a recorded step sees it change."""
+    on_gpu = device.type == "cuda"
+    lr = torch.tensor(rate, device=device) if on_gpu else rate
+    if name == "rmsprop":
+        return CenteredRMSProp(network.parameters(), lr, eps=epsilon)
+    return torch.optim.Adam(network.parameters(), lr=lr, eps=epsilon, fused=True, capturable=on_gpu)
 
 
 def seeds(seed: int, count: int) -> list[int]:

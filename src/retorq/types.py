@@ -185,8 +185,9 @@ def _map(record: Any, fn: Callable[[Array], Array]) -> Any:
 class Batch:
     """What a replay hands to a learner: ``burn_in + T + n`` rows of ``B`` windows.
 
-    ``state`` is the recurrent state before row 0 (``[B, ...]`` per leaf, empty if there is none), ``weight [B]`` the
-    importance weights, ``keys [B]`` names the windows for ``Replay.update``, ``is_demo [B]`` marks demonstrations.
+    ``state`` is the recurrent state before row 0 (``[B, ...]`` per leaf, empty if there is none); leaves named
+    ``target.NAME``, where there are any, are the target network's own. ``weight [B]`` are the importance weights,
+    ``keys [B, 2]`` names the windows for ``Replay.update``, ``is_demo [B]`` marks demonstrations.
     """
 
     trajectory: Trajectory
@@ -198,12 +199,17 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOutput:
-    """A loss before any reduction: ``loss``, ``error`` (for priorities) and ``mask``, each ``[T, B]``."""
+    """A loss before any reduction: ``loss``, ``error`` (for priorities) and ``mask``, each ``[T, B]``.
+
+    ``state`` holds the recurrent states after the learned rows where they are carried into the next window:
+    ``NAME`` of the online and ``target.NAME`` of the target network, ``[B, ...]``, without gradient.
+    """
 
     loss: Array
     error: Array
     mask: Array
     metrics: Mapping[str, Array] = field(default_factory=dict)
+    state: Tree = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

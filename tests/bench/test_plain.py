@@ -43,7 +43,7 @@ def test_loss_and_gradient_are_the_same() -> None:
     learner, plain, seen = made()
     assert seen.trajectory.last[:6].any()
     assert seen.trajectory.inputs.first[1:].any()
-    _, _, metrics = learner.update(seen)  # type: ignore[attr-defined]
+    _, _, metrics, _ = learner.update(seen)  # type: ignore[attr-defined]
     loss = plain.loss(seen)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(plain.online.parameters(), float("inf"))

@@ -172,11 +172,12 @@ def test_a_saved_replay_goes_on_exactly(priorities):
 
 def test_zero_start_state_comes_from_the_network():
     replay = Replay(
-        layout=Layout(spec=SPEC, state={}, period=1),
+        layout=Layout(spec=SPEC, state=STATE, period=1),
         window=Window(length=2, ahead=1),
         columns=1,
         capacity=20,
         initial_state=lambda columns, device: {"h": torch.full((columns, 3), 7.0, device=device)},
+        start="zero",
     )
     replay.extend(np.arange(1), Model(1, 0).make(np.arange(1), 8))
     assert torch.equal(replay.sample(5).state["h"], torch.full((5, 3), 7.0))

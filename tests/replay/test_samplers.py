@@ -218,7 +218,7 @@ class Model:
         for i, p in zip(indices, priorities, strict=True):
             self.clamped += not np.isfinite(p)
             if i in self.held:
-                self.held[i] = max(p, 1e-6) if np.isfinite(p) else self.highest
+                self.held[i] = max(p, 1e-6) if np.isfinite(p) else self.held[i]
 
 
 slots = st.lists(st.integers(0, 19), max_size=6)

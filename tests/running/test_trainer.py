@@ -19,7 +19,7 @@ def trainer_of(total=100_000, learn=False, **settings):
         def update(batch, progress):
             trainer.learner.updates += 1
             rows = torch.zeros(small.window.length, small.batch_size)
-            return rows, rows, {"loss": torch.tensor(float(trainer.learner.updates)), "skipped": torch.tensor(0.0)}
+            return rows, rows, {"loss": torch.tensor(float(trainer.learner.updates)), "skipped": torch.tensor(0.0)}, {}
 
         trainer.learner.update = update
     return trainer
@@ -110,15 +110,17 @@ def test_progress_and_errors_reach_learner_and_replay():
 
     def update(batch, progress):
         seen.append((trainer.steps, progress))
-        error, mask, metrics = plain(batch, progress)
-        return error + 5.0, mask + 1, metrics
+        error, mask, metrics, state = plain(batch, progress)
+        return error + 5.0, mask + 1, metrics, state | {"h": torch.tensor(7.0)}
 
     trainer.learner.update = update
-    trainer.replay.update = lambda keys, error, mask: told.append((keys.shape, float(error.min()), float(mask.min())))
+    trainer.replay.update = lambda keys, error, mask, state: told.append(
+        (keys.shape, float(error.min()), float(mask.min()), float(state["h"]))
+    )
     while not trainer.done:
         trainer.step()
     assert all(progress == min(1.0, steps / 400) for steps, progress in seen)
-    assert set(told) == {((2, 2), 5.0, 1.0)}
+    assert set(told) == {((2, 2), 5.0, 1.0, 7.0)}
     assert 400 <= trainer.steps <= 401
 
 

@@ -61,24 +61,43 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """One epsilon for all columns, falling linearly from ``start`` to ``final`` over ``fraction`` of the run."""
+    """One epsilon for all columns, going linearly from ``start`` to ``final`` once ``warmup`` steps are done.
+
+    It takes ``fraction`` of the run (a tenth if nothing is said), or ``steps`` agent steps however long the run is.
+    Epsilons lie in [0, 1].
+
+    Raises:
+        ValueError: both ``fraction`` and ``steps`` are given.
+    """
 
     columns: int
     start: float = 1.0
     final: float = 0.01
-    fraction: float = 0.1
+    fraction: float | None = None
     warmup: int = 0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two lengths for one decay."""
+        if self.fraction is not None and self.steps is not None:
+            raise ValueError(f"fraction is {self.fraction} and steps is {self.steps}: give one of them")
+
+    @property
+    def _share(self) -> float:
+        return 0.1 if self.fraction is None else self.fraction
 
     def epsilon(self, step: int, total: int) -> np.ndarray:
         """``[B]``."""
-        over = max(1.0, self.fraction * total)
+        over = max(1.0, self._share * total if self.steps is None else float(self.steps))
         share = min(1.0, max(0, step - self.warmup) / over)
         return np.full(self.columns, self.start + (self.final - self.start) * share)
 
     @property
     def sentence(self) -> str:
         """One line for the start of a run."""
-        return f"epsilon {self.start:g} to {self.final:g} over {self.fraction:.0%} of the run"
+        over = f"{self._share:.0%} of the run" if self.steps is None else f"{self.steps:,} steps"
+        after = f" after {self.warmup:,} steps of warm-up" if self.warmup else ""
+        return f"epsilon {self.start:g} to {self.final:g} over {over}{after}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,7 +250,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         margin=config.stack - 1,
     )
     state = {name: tuple(value.shape[1:]) for name, value in network.initial_state(1).items()}
-    layout = Layout(spec=spec, state=state if config.start_state == "stored" else {}, period=window.period)
+    layout = Layout(spec=spec, state=state, period=window.period)
     explore, more = _explore(config)
     notes += more
     if not recurrent:
@@ -265,7 +265,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             network,
             loss,
             learning_rate=config.learning_rate,
-            adam_epsilon=config.adam_epsilon,
+            optimizer_epsilon=config.adam_epsilon,
             anneal=config.anneal_learning_rate,
             clip_gradient=config.clip_gradient,
             target_period=config.target_period,
@@ -284,6 +284,7 @@ def make(config: Config, spec: EnvSpec) -> Agent:
             else None,
             stack=config.stack,
             initial_state=network.initial_state,
+            start=config.start_state if recurrent else "stored",
         ),
         explore=explore,
         layout=layout,

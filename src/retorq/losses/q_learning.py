@@ -23,7 +23,9 @@ class QLearning:
     mean of the online values (double, van Hasselt et al. 2016) or of the target's own. The online network is unrolled
     once; its last ``n`` rows, needed only to choose actions, run without gradient.
 
-    ``error`` is what priorities are made of: ``"td"`` the mean absolute error, ``"loss"`` the loss itself.
+    ``error`` is what priorities are made of: ``"td"`` the mean absolute error, ``"loss"`` the loss itself. A game's
+    last row is masked; with ``within`` so are all learned rows after the first such one: they are of another game.
+    ``carry``: give out both networks' states after the learned rows (``LossOutput.state``).
     """
 
     burn_in: int = 0
@@ -37,18 +39,24 @@ class QLearning:
     error: str = "td"
     target_samples: int | None = None
     action_samples: int | None = None
+    within: bool = False
+    carry: bool = False
 
     def __call__(
         self, online: Network, target: Network, batch: Batch, generator: torch.Generator | None = None
     ) -> LossOutput:
-        """Loss, error and mask ``[length, B]``; no gradient reaches the target."""
+        """Loss, error and mask ``[length, B]``; no gradient reaches the target.
+
+        Metrics: ``q_mean`` (value of the best action), ``td`` (absolute error) and what values and network have to tell
+        are means over unmasked rows; ``valid`` is the share of these.
+        """
         rows = batch.trajectory.map(lambda a: a[self.burn_in :])
         discount = self.gamma * (~rows.terminated).float()
         reward, remaining, index = (
             x[: self.length] for x in n_step(clip_reward(rows.reward, self.clip), discount, rows.last, self.n)
         )
         unroll = self._sequences if online.recurrent else self._transitions
-        learned, ahead, ahead_target = unroll(online, target, batch, index, generator)
+        learned, ahead, ahead_target, state = unroll(online, target, batch, index, generator)
 
         values = online.head(learned, generator=generator)
         with torch.no_grad():
@@ -56,47 +64,71 @@ class QLearning:
             bootstrap = target.head(ahead_target, self.target_samples, generator)
             if chooser is None:
                 # An own draw for the choice, so that the chosen samples are not the ones that flattered it.
-                chooser = target.head(ahead_target, self.action_samples, generator)
+                own = target.sampled
+                chooser = target.head(ahead_target, self.action_samples, generator) if own else bootstrap
             goal = bootstrap.bellman(greedy(chooser), reward, remaining, self.rescale)
-        loss, error = values.regress(rows.action[: self.length], goal, self.kappa)
-        mask = ~rows.last[: self.length]
+        action, last = rows.action[: self.length], rows.last[: self.length]
+        loss, error = values.regress(action, goal, self.kappa)
+        mask = ~last if not self.within else last.cumsum(0) == 0
         return LossOutput(
             loss=loss,
             error=loss.detach() if self.error == "loss" else error,
             mask=mask,
-            metrics={"q_mean": _masked_mean(values.mean().detach().amax(-1), mask), "td": _masked_mean(error, mask)},
+            metrics={
+                "q_mean": _masked_mean(values.mean().detach().amax(-1), mask),
+                "td": _masked_mean(error, mask),
+                "valid": mask.float().mean(),
+                **values.diagnostics(action),
+                **online.diagnostics(),
+            },
+            state=state if self.carry else {},
         )
 
     def _sequences(
         self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None
-    ) -> tuple[Features, Features, Features]:
-        """Features of the learned rows, and of each one's bootstrap row by both networks, from one unroll each."""
+    ) -> tuple[Features, Features, Features, Tree]:
+        """Features of the learned rows, and of each one's bootstrap row by both networks, from one unroll each.
+
+        The last is both networks' states after the learned rows, if they are to be carried on.
+        """
         inputs, length = batch.trajectory.inputs, self.length
+        carried: Tree = {}
         mine, other = self._burned_in(online, target, inputs, batch.state, generator)
         inputs = inputs.map(lambda a: a[self.burn_in :])
         learned, mine = online.unroll(inputs.map(lambda a: a[:length]), mine, generator)
         with torch.no_grad():
-            theirs, _ = target.unroll(inputs, other, generator)
+            if self.carry:
+                theirs, other = target.unroll(inputs.map(lambda a: a[:length]), other, generator)
+                carried = _detach(mine) | {f"target.{name}": value for name, value in other.items()}
+                theirs = theirs.join(target.unroll(inputs.map(lambda a: a[length:]), other, generator)[0])
+            else:
+                theirs, _ = target.unroll(inputs, other, generator)
             everything = learned.detach()
             if self.double:
                 rest, _ = online.unroll(inputs.map(lambda a: a[length:]), _detach(mine), generator)
                 everything = everything.join(rest)
             ahead = everything.take(index) if self.double else theirs.rows(0, 0)
-        return learned, ahead, theirs.take(index)
+        return learned, ahead, theirs.take(index), carried
 
     def _burned_in(
         self, online: Network, target: Network, inputs: Inputs, state: Tree, generator: torch.Generator | None
     ) -> tuple[Tree, Tree]:
-        """States after the burn-in rows: each network from the same stored state with its own weights, no gradient."""
+        """States after the burn-in rows: each network with its own weights, no gradient.
+
+        Both begin with the same stored state, unless the batch brings the target's own.
+        """
+        mine = {name: value for name, value in state.items() if not name.startswith("target.")}
+        theirs = {name.removeprefix("target."): value for name, value in state.items() if name.startswith("target.")}
+        theirs = theirs or mine
         if self.burn_in == 0:
-            return state, state
+            return mine, theirs
         before = inputs.map(lambda a: a[: self.burn_in])
         with torch.no_grad():
-            return online.unroll(before, state, generator)[1], target.unroll(before, state, generator)[1]
+            return online.unroll(before, mine, generator)[1], target.unroll(before, theirs, generator)[1]
 
     def _transitions(
         self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None
-    ) -> tuple[Features, Features, Features]:
+    ) -> tuple[Features, Features, Features, Tree]:
         """Without memory only two rows of a window matter: the first and the one to bootstrap from."""
         columns = torch.arange(index.shape[1], device=index.device)
         inputs = batch.trajectory.inputs
@@ -105,7 +137,7 @@ class QLearning:
         with torch.no_grad():
             theirs, _ = target.unroll(following, {}, generator)
             ahead = online.unroll(following, {}, generator)[0] if self.double else theirs
-        return learned, ahead, theirs
+        return learned, ahead, theirs, {}
 
 
 def _detach(state: Tree) -> Tree:

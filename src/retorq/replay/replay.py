@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from retorq.replay.samplers import Prioritized, Uniform
+from retorq.replay.games import Games, Walk
+from retorq.replay.samplers import Ints, Prioritized, Uniform
 from retorq.replay.storage import Layout, Storage
 from retorq.replay.windows import Window
+from retorq.replay.within import Within
 from retorq.types import Batch, Trajectory, Tree, UserError
 
 
@@ -46,16 +48,31 @@ def require_capacity(capacity: int, window: Window, columns: int) -> None:
 class Replay:
     """Rows go in by column, batches of windows come out.
 
+    What is drawn (``draw``):
+
+    - ``"row"``: windows, all alike or by priority. Without ``window.within`` they begin on the grid of states; with it
+      also at every game's first row, and are named by their first learned row (``replay.within``).
+    - ``"episode"``: a finished game, each alike, then a start in it such that ``length`` rows are learned from, each
+      alike; of shorter games the first row (Hausknecht and Stone 2015, "bootstrapped random updates").
+    - ``"walk"``: each of the batch's lanes walks through finished games from their first row to their last, the memory
+      carried along by ``update`` (the same paper, "bootstrapped sequential updates").
+
     Args:
         layout: What a row consists of.
         window: What a sample consists of.
         columns: Number of streams.
         capacity: Steps to hold, all columns together.
-        priorities: None for uniform sampling.
+        priorities: None for uniform sampling; only with ``draw="row"``.
         stack: Images to stack on the channel axis when sampling.
-        initial_state: ``(columns, device) -> state``, handed out where the layout stores no states (zero start state).
+        initial_state: ``(columns, device) -> state`` at the start of an episode.
         device: Where the rows live.
         seed: Seed of the sampling generator.
+        start: What ``Batch.state`` is: the stored state, or the initial one (zeros).
+        draw: See above; whole games need ``window.within``, no burn-in, and ``start="zero"``.
+
+    Raises:
+        UserError: ``capacity`` is too small.
+        ValueError: arguments that do not go together.
     """
 
     def __init__(
@@ -70,24 +87,34 @@ class Replay:
         initial_state: Callable[[int, torch.device], Tree] | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        start: Literal["stored", "zero"] = "stored",
+        draw: Literal["row", "episode", "walk"] = "row",
     ) -> None:
         require_capacity(capacity, window, columns)
-        self.window, self.stack, self.priorities = window, stack, priorities
-        self.initial_state = initial_state
+        if draw != "row" and (priorities is not None or not window.within or window.burn_in or start != "zero"):
+            raise ValueError(f"draw is {draw!r}: give a window within games, no burn-in, start zero and no priorities")
+        if initial_state is None and (start == "zero" or window.within):
+            raise ValueError("windows that begin with an empty memory need initial_state")
+        self.window, self.stack, self.priorities, self.draw = window, stack, priorities, draw
+        self.initial_state, self.start = initial_state, start
         self.storage = Storage(layout, columns, capacity // columns, device)
         self.generator = np.random.default_rng(seed)
         self.uniform = Uniform()
         self.slots = self.storage.rows // window.period
-        self.prioritized = (
-            Prioritized(
-                columns * self.slots,
-                exponent=priorities.exponent,
-                beta=priorities.beta,
-                beta_final=priorities.beta_final,
-            )
-            if priorities
-            else None
-        )
+        self.prioritized: Prioritized | None = None
+        self.within: Within | None = None
+        self.games: Games | None = None
+        self.walk: Walk | None = None
+        if draw != "row":
+            assert initial_state is not None
+            self.games = Games(columns, window.length + window.ahead - 2)
+            self.walk = Walk(window.length, window.margin, initial_state, self.storage.device)
+        elif window.within:
+            sampler = _sampler(columns * self.storage.rows, priorities or Priorities(exponent=0.0))
+            self.prioritized = sampler
+            self.within = Within(window, self.storage.rows, columns, sampler)
+        elif priorities is not None:
+            self.prioritized = _sampler(columns * self.slots, priorities)
 
     @property
     def size(self) -> int:
@@ -96,7 +123,13 @@ class Replay:
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything to sample."""
+        """Whether there is anything to sample.
+
+        Raises:
+            UserError: Whole games are asked for, and none has been held for two rounds of the ring.
+        """
+        if self.games is not None:
+            return self._whole_games()
         if self.prioritized is not None:
             return self.prioritized.total > 0
         first, count = self._range()
@@ -107,20 +140,43 @@ class Replay:
         start = first[column] + np.concatenate([np.arange(n) for n in count]) * self.window.period
         return not self.storage.last(column, start).all()
 
+    def _whole_games(self) -> bool:
+        assert self.games is not None
+        storage = self.storage
+        if self.games.available(storage.oldest, storage.written).any():
+            return True
+        if (storage.written >= 2 * storage.rows).all():
+            raise UserError(
+                f"replay_size is {storage.rows * storage.columns}, {storage.rows} rows of each environment, less than "
+                "one whole game; give more, or draw sequences instead of games."
+            )
+        return False
+
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         return self.window.range(self.storage.written, self.storage.rows)
 
     def extend(self, columns: np.ndarray, trajectory: Trajectory) -> None:
         """Add rows ``[T, len(columns)]``; recurrent states come as ``extras["state.NAME"] [T, B, ...]``."""
         state = {k.removeprefix("state."): v for k, v in trajectory.extras.items() if k.startswith("state.")}
-        if self.prioritized is None:
+        if self.prioritized is None and self.games is None:
             self.storage.append(columns, trajectory, state)
             return
+        written, columns = self.storage.written, np.asarray(columns)
+        last = np.asarray(trajectory.last, bool)
+        begins = np.asarray(trajectory.inputs.first, bool) & (np.asarray(trajectory.inputs.elapsed) == 0) & ~last
         for t in range(trajectory.rows):
-            self._forget(columns)
+            if self.within is not None:
+                self.within.forget(columns, written[columns])
+            elif self.games is None:
+                self._forget(columns)
             row = trajectory.part(t, t + 1)
             self.storage.append(columns, row, {name: value[t : t + 1] for name, value in state.items()})
-            self._admit(columns)
+            if self.within is not None:
+                self.within.admit(columns, written[columns], begins[t], last[t])
+            elif self.games is not None:
+                self.games.note(columns, written[columns] - 1, begins[t], last[t])
+            else:
+                self._admit(columns)
 
     def _leaf(self, column: np.ndarray, start: np.ndarray) -> np.ndarray:
         return column * self.slots + start // self.window.period % self.slots
@@ -150,23 +206,44 @@ class Replay:
 
     def sample(self, size: int, progress: float = 0.0) -> Batch:
         """``size`` windows, with replacement. ``progress`` in [0, 1] moves the importance exponent."""
-        if self.prioritized is None:
-            column, start = self._draw(size)
-            weight = np.ones(size, dtype=np.float32)
+        weight, state = np.ones(size, dtype=np.float32), None
+        if self.walk is not None and self.draw == "walk":
+            column, row, state = self.walk.place(size, self.storage.oldest, self._games)
         else:
-            leaf, probability = self.prioritized.sample(size, self.generator, progress)
-            column, start = leaf // self.slots, self._start_of(leaf)
-            weight = self.prioritized.weights(probability, progress).astype(np.float32)
-        device = self.storage.device
-        trajectory = self.storage.gather(column, start, self.window.rows, self.stack)
+            column, row, probability = self._draw(size)
+            if self.prioritized is not None and self.priorities is not None:
+                weight = self.prioritized.weights(probability, progress).astype(np.float32)
         return Batch(
-            trajectory=trajectory,
-            state=self._state(column, start),
-            weight=torch.from_numpy(weight).to(device),
-            keys=np.stack([column, start], axis=1),
+            trajectory=self._gather(column, row),
+            state=self._state(column, row) if state is None else state,
+            weight=torch.from_numpy(weight).to(self.storage.device),
+            keys=np.stack([column, row], axis=1),
         )
 
-    def _draw(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def look(self, size: int) -> Trajectory:
+        """``size`` windows to look at, not to learn from: no lane walks on."""
+        column, row, _ = self._draw(size)
+        return self._gather(column, row)
+
+    def _draw(self, size: int) -> tuple[Ints, Ints, np.ndarray]:
+        """Column and row that name each window, and the probability it was drawn with where that matters."""
+        if self.games is not None:
+            column, first, last = self._games(size)
+            places = np.maximum(last - first - self.window.length, 0) + 1
+            return column, first + self.generator.integers(places), np.ones(size)
+        if self.within is not None:
+            return self.within.sample(size, self.generator, self.storage.written)
+        if self.prioritized is not None:
+            leaf, probability = self.prioritized.sample(size, self.generator)
+            return leaf // self.slots, self._start_of(leaf), probability
+        return *self._any(size), np.ones(size)
+
+    def _games(self, size: int) -> tuple[Ints, Ints, Ints]:
+        assert self.games is not None
+        count = self.games.available(self.storage.oldest, self.storage.written)
+        return self.games.draw(count, size, self.generator)
+
+    def _any(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Uniform over all starts; a transition never starts at a game's final row, which leads nowhere."""
         first, count = self._range()
         column, offset = self.uniform.sample(count, size, self.generator)
@@ -183,39 +260,97 @@ class Replay:
         row = slot * self.window.period
         return row + (newest - row) // self.storage.rows * self.storage.rows
 
-    def _state(self, column: np.ndarray, start: np.ndarray) -> Tree:
-        if self.storage.states or self.initial_state is None:
-            return self.storage.state(column, start)
-        return self.initial_state(len(column), self.storage.device)
+    def first_row(self, keys: np.ndarray) -> np.ndarray:
+        """Absolute number of row 0 of the windows ``keys [B, 2]``, ``[B]``; perhaps not held, see :meth:`_gather`."""
+        return keys[:, 1] - (self.window.burn_in if self.window.within else 0)
 
-    def update(self, keys: np.ndarray, error: Tensor, mask: Tensor) -> None:
-        """Write the priorities of sampled windows from their errors ``[T, B]``; masked rows do not count."""
+    def _gather(self, column: Ints, row: Ints) -> Trajectory:
+        if not self.window.within:
+            return self.storage.gather(column, row, self.window.rows, self.stack)
+        # The burn-in rows before a game's first row may be gone. What stands for them is forgotten at the reset.
+        oldest = self.storage.oldest[column]
+        return self.storage.gather(column, row - self.window.burn_in, self.window.rows, self.stack, oldest)
+
+    def _state(self, column: np.ndarray, row: np.ndarray) -> Tree:
+        if self.start == "zero":
+            assert self.initial_state is not None
+            return self.initial_state(len(column), self.storage.device)
+        if self.within is None:
+            return self.storage.state(column, row)
+        assert self.initial_state is not None
+        begins = self.within.begins(column, row)
+        state = self.storage.state(column, np.where(begins, 0, row - self.window.burn_in))
+        begun = torch.from_numpy(begins).to(self.storage.device)
+        empty = self.initial_state(len(column), self.storage.device)
+        return {
+            name: torch.where(begun.reshape(-1, *([1] * (value.dim() - 1))), empty[name], value)
+            for name, value in state.items()
+        }
+
+    def states_at(self, keys: np.ndarray, offset: np.ndarray) -> Tree:
+        """States stored before row ``offset [B]`` of the windows ``keys [B, 2]`` just drawn: float32 ``[B, ...]``.
+
+        Raises:
+            ValueError: such a row is not on the grid of stored states.
+        """
+        row = self.first_row(keys) + offset
+        if (row % self.window.period).any():
+            raise ValueError(f"states are stored every {self.window.period} rows, and not before all of rows {row}")
+        return self.storage.state(keys[:, 0], row)
+
+    def update(self, keys: np.ndarray, error: Tensor, mask: Tensor, state: Tree | None = None) -> None:
+        """After an update on the windows ``keys [B, 2]``: their priorities, or where the walk goes on.
+
+        Priorities are made of the errors ``[T, B]``; masked rows do not count. ``state`` are the recurrent states after
+        the learned rows (``LossOutput.state``), which a walk needs and nothing else does.
+        """
+        if self.walk is not None and self.draw == "walk":
+            self.walk.advance(state or {})
+            return
         if self.prioritized is None or self.priorities is None:
             return
-        error, valid = error.float() * mask, mask.float()
+        valid = mask.float()
+        error = torch.where(valid > 0, error.float(), 0.0)
         highest, mean = error.amax(0), error.sum(0) / valid.sum(0).clamp(min=1)
         priority = (self.priorities.eta * highest + (1 - self.priorities.eta) * mean).cpu().numpy()
         column, start = keys[:, 0], keys[:, 1]
+        if self.within is not None:
+            self.within.update(column, start, priority, self.storage.written)
+            return
         held = start >= self._range()[0][column]  # another window may have taken the place of one that is gone
         self.prioritized.update(self._leaf(column[held], start[held]), priority[held])
 
+    @property
+    def clamped(self) -> int:
+        """How many priorities were not finite and changed nothing."""
+        return self.prioritized.clamped if self.prioritized is not None else 0
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the rows: counters, priorities and the generator."""
+        """Everything but the rows: counters, priorities, games and the generator."""
         state: dict[str, Any] = {
             "written": self.storage.written.copy(),
             "generator": self.generator.bit_generator.state,
         }
-        if self.prioritized is not None:
-            state["priorities"] = self.prioritized.state_dict()
+        if (sampler := self.within or self.prioritized) is not None:
+            state["priorities"] = sampler.state_dict()
+        if self.games is not None and self.walk is not None:
+            state |= {"games": self.games.state_dict(), "walk": self.walk.state_dict()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back ``state_dict``; the rows come by ``storage.restore``."""
         self.storage.written[:] = state["written"]
         self.generator.bit_generator.state = state["generator"]
-        if self.prioritized is not None:
-            self.prioritized.load_state_dict(state["priorities"])
+        if (sampler := self.within or self.prioritized) is not None:
+            sampler.load_state_dict(state["priorities"])
+        if self.games is not None and self.walk is not None:
+            self.games.load_state_dict(state["games"])
+            self.walk.load_state_dict(state["walk"])
 
     def chunks(self) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
         """The rows, in pieces for a checkpoint; see :meth:`Storage.chunks`."""
         return self.storage.chunks()
+
+
+def _sampler(capacity: int, priorities: Priorities) -> Prioritized:
+    return Prioritized(capacity, exponent=priorities.exponent, beta=priorities.beta, beta_final=priorities.beta_final)

@@ -162,7 +162,7 @@ class Prioritized:
         self.highest = 1.0
         """The highest priority seen so far, which new items get."""
         self.clamped = 0
-        """How many priorities were not finite and replaced by the highest."""
+        """How many priorities were not finite and changed nothing."""
         self._tree = SumTree(capacity)
 
     @property
@@ -181,7 +181,7 @@ class Prioritized:
     def update(self, indices: ArrayLike, priorities: ArrayLike) -> None:
         """Give the items ``indices [n]`` the ``priorities [n]``, absolute errors; of duplicates the last wins.
 
-        A priority that is not finite becomes the highest seen and is counted in ``clamped``. Items that are not held
+        A priority that is not finite leaves the item's as it was and is counted in ``clamped``. Items that are not held
         (any more) stay out.
 
         Raises:
@@ -193,17 +193,14 @@ class Prioritized:
         finite = np.isfinite(priority)
         if (priority[finite] < 0).any():
             raise ValueError(f"a priority is {priority[finite].min()}: give absolute errors, 0 or above")
-        highest = max(self.highest, float(priority[finite].max(initial=0.0)))
-        priority = np.maximum(np.where(finite, priority, highest), self.FLOOR)
+        self.clamped += int(index.size - np.count_nonzero(finite))
+        index, priority = index[finite], np.maximum(priority[finite], self.FLOOR)
         held = self._tree.get(index) > 0
         self._tree.set(index[held], priority[held] ** self.exponent)
-        self.highest = highest
-        self.clamped += int(index.size - np.count_nonzero(finite))
+        self.highest = max(self.highest, float(priority.max(initial=0.0)))
 
-    def sample(self, size: int, generator: np.random.Generator, progress: float = 0.0) -> tuple[Ints, Floats]:
+    def sample(self, size: int, generator: np.random.Generator) -> tuple[Ints, Floats]:
         """Draw ``size`` items, with replacement, one from each of ``size`` equal strata of the total.
-
-        The draw is the same at any ``progress``, which matters to :meth:`weights` alone.
 
         Returns:
             Indices ``[size]`` in ascending order and each item's probability ``P(i)`` of a single draw, ``[size]``.

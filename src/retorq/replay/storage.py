@@ -63,6 +63,7 @@ class Storage:
         self.device = torch.device(device)
         self.lineage = uuid.uuid4().hex
         self.written = np.zeros(columns, dtype=np.int64)
+        self.rewritten = np.zeros(self.rows // layout.period, dtype=np.int64)  # how often states were replaced
         self.arrays: dict[str, Tensor] = {
             name: _zeros((self.rows, columns, *shape), dtype, self.device)
             for name, (shape, dtype) in layout.fields().items()
@@ -112,12 +113,18 @@ class Storage:
                 source = state[name][t]
                 kept[slots, where] = source[chosen.to(source.device)].to(self.device, kept.dtype)
 
-    def gather(self, column: np.ndarray, start: np.ndarray, rows: int, stack: int = 1) -> Trajectory:
+    def gather(
+        self, column: np.ndarray, start: np.ndarray, rows: int, stack: int = 1, least: np.ndarray | None = None
+    ) -> Trajectory:
         """Windows of ``rows`` rows from absolute row ``start [n]`` of ``column [n]``: a trajectory ``[rows, n]``.
 
         ``stack > 1`` stacks that many images on the channel axis, oldest first; before a game's first row are zeros.
+        Where a window has rows before ``least [n]``, that row takes their place.
         """
-        flat = ((start[None, :] + np.arange(rows)[:, None]) % self.rows) * self.columns + column[None, :]
+        row = start[None, :] + np.arange(rows)[:, None]
+        if least is not None:
+            row = np.maximum(row, least)
+        flat = (row % self.rows) * self.columns + column[None, :]
         index = torch.from_numpy(flat.reshape(-1)).to(self.device)
         shape = (rows, len(column))
 
@@ -165,6 +172,20 @@ class Storage:
         where = torch.from_numpy(np.asarray(column)).to(self.device)
         return {name: kept[slots, where].float() for name, kept in self.states.items()}
 
+    def put_state(self, column: np.ndarray, start: np.ndarray, state: Tree) -> None:
+        """Replace the recurrent state before absolute row ``start [n]`` (on the grid) of ``column [n]``."""
+        slot = start % self.rows // self.layout.period
+        slots = torch.from_numpy(slot).to(self.device)
+        where = torch.from_numpy(np.asarray(column)).to(self.device)
+        for name, kept in self.states.items():
+            kept[slots, where] = state[name].to(self.device, kept.dtype)
+        np.add.at(self.rewritten, slot, 1)
+
+    @property
+    def oldest(self) -> np.ndarray:
+        """Absolute number of the oldest row held, per column."""
+        return np.maximum(self.written - self.rows, 0)
+
     def last(self, column: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Whether those rows are final observations, ``[n]``."""
         rows = torch.from_numpy(start % self.rows).to(self.device)
@@ -192,7 +213,9 @@ class Storage:
             newest = np.where(
                 position > start, laps * self.rows + np.minimum(position, stop), (laps - 1) * self.rows + stop
             )
-            pieces[f"replay-{start:08d}"] = (f"{self.lineage}:{'-'.join(map(str, newest))}", self._piece(start, stop))
+            replaced = self.rewritten[start // self.layout.period : -(-stop // self.layout.period)].sum()
+            fingerprint = f"{self.lineage}:{'-'.join(map(str, newest))}:{replaced}"
+            pieces[f"replay-{start:08d}"] = (fingerprint, self._piece(start, stop))
         return pieces
 
     def _piece(self, start: int, stop: int) -> Callable[[], dict[str, Tensor]]:

@@ -14,6 +14,10 @@ class Window:
     Starts lie on a grid of ``period`` rows: 1 for transitions; for sequences the grid on which states are stored. A
     window may cross the end of an episode: memory resets inside it. ``margin`` is how many rows before the start must
     still be held (for stacked images).
+
+    ``within``: only the learned rows up to the end of one game count (the loss masks the others), and every row of
+    every game is learned from nevertheless: windows also begin to learn at the first row of each game, wherever the
+    grid is (``replay.within``). Such windows are named by their first learned row.
     """
 
     length: int
@@ -21,6 +25,7 @@ class Window:
     burn_in: int = 0
     period: int = 1
     margin: int = 0
+    within: bool = False
 
     @property
     def rows(self) -> int:

@@ -13,7 +13,9 @@ from retorq.acting.actor import Actor
 from retorq.acting.pools import LocalPool
 from retorq.agent import Agent
 from retorq.learner import seeds
-from retorq.types import Batch, Diverged, VectorEnv
+from retorq.losses.discrepancy import delta_q, same_game
+from retorq.replay.refresh import Refresh
+from retorq.types import Batch, Diverged, Inputs, Tree, VectorEnv
 
 MAX_SKIPPED = 5  # non-finite updates in a row that end a run
 
@@ -56,6 +58,9 @@ class Trainer:
         self.refill = 0
         self.sums: dict[str, Tensor] = {}
         self.updates_summed = 0
+        self.discrepancies = {"initial": 0.0, "final": 0.0, "count": 0}
+        self.refresh = Refresh(self.replay, self._unrolled) if agent.refresh > 0 else None
+        self.refresh_credits = 0.0
         self.last_batch: Batch | None = None
 
     @property
@@ -92,8 +97,7 @@ class Trainer:
 
     def _center(self) -> None:
         """Before the first update: the mean image is that of a sample of what was seen during warm-up."""
-        sample = self.replay.sample(64)
-        self.learner.center(sample.trajectory.inputs.observation)
+        self.learner.center(self.replay.look(64).inputs.observation)
         self.pool.publish(self.learner.online, 0)
 
     def _learn(self) -> None:
@@ -101,8 +105,13 @@ class Trainer:
             self._center()
         progress = min(1.0, self.steps / self.total)
         batch = self.replay.sample(self.agent.batch_size, progress)
-        error, mask, metrics = self.learner.update(batch, progress)
-        self.replay.update(batch.keys, error, mask)
+        period = self.agent.discrepancy_period
+        if period and self.replay.storage.states and self.learner.updates % period == 0:
+            self._measure(batch)
+        error, mask, metrics, state = self.learner.update(batch, progress)
+        self.replay.update(batch.keys, error, mask, state)
+        if self.refresh is not None:
+            self._refresh(self.refresh)
         if self.learner.updates % self.agent.publish_period == 0:
             self.pool.publish(self.learner.online, self.learner.updates)
         self.updates_summed += 1
@@ -114,6 +123,45 @@ class Trainer:
         if self.learner.device.type == "cpu" or self.learner.updates % 100 == 0:
             self._check(metrics["skipped"], batch)
 
+    def _measure(self, batch: Batch) -> None:
+        """How far the values at both ends of the learned rows depend on where the memory started (Delta-Q).
+
+        States are stored on the grid alone, so the ends are the first row of the grid that is learned from, and the
+        last one up to the row after these; the paper has the first and the last learned row.
+        """
+        window = self.agent.window
+        trajectory = batch.trajectory.part(0, window.burn_in + window.length + 1)
+        start = {name: value for name, value in batch.state.items() if not name.startswith("target.")}
+        row = self.replay.first_row(batch.keys)
+        first = -(-(row + window.burn_in) // window.period) * window.period - row
+        final = (row + window.burn_in + window.length) // window.period * window.period - row
+        found = {}
+        for name, offset in (("initial", first), ("final", final)):
+            inside = (offset >= window.burn_in) & (offset < trajectory.rows)
+            at = torch.from_numpy(np.where(inside, offset, 0)).to(self.learner.device)
+            if not inside.all():
+                return  # the grid is wider than the window
+            value = delta_q(self.learner.online, trajectory, start, self.replay.states_at(batch.keys, offset), at)
+            kept = value[same_game(trajectory.last, window.burn_in, at) & value.isfinite()]
+            if not len(kept):
+                return
+            found[name] = float(kept.mean())
+        for name, mean in found.items():
+            self.discrepancies[name] += mean
+        self.discrepancies["count"] += 1
+
+    def _unrolled(self, inputs: Inputs, state: Tree) -> Tree:
+        """The state after rows, by the weights of today; fractions depend on the number of updates alone."""
+        generator = torch.Generator(self.learner.device).manual_seed(self.learner.updates)
+        return self.learner.online.unroll(inputs, state, generator)[1]
+
+    def _refresh(self, refresh: Refresh) -> None:
+        """Compute stored states anew for ``agent.refresh`` rows per row trained."""
+        self.refresh_credits += self.agent.refresh * self.agent.rows_per_update
+        while self.refresh_credits >= refresh.rows:
+            refresh.step()
+            self.refresh_credits -= refresh.rows
+
     def _check(self, skipped: Tensor, batch: Batch) -> None:
         if float(skipped) >= MAX_SKIPPED:
             self.last_batch = batch
@@ -123,14 +171,24 @@ class Trainer:
             )
 
     def means(self) -> dict[str, float]:
-        """Mean of every learner metric since the last call, and how many updates were skipped (``skipped``)."""
+        """Mean of every learner metric since the last call, and how many updates were skipped (``skipped``).
+
+        With a memory also ``delta_q_initial`` and ``delta_q_final``, where they were measured since;
+        ``priorities_clamped`` counts priorities that were not finite since the run began, where there were any.
+        """
         if not self.sums:
             return {}
         sums = {name: float(value) for name, value in self.sums.items()}
         skipped = sums.pop("skipped", 0.0)
         count = max(1.0, self.updates_summed - skipped)
         self.sums, self.updates_summed = {}, 0
-        return {name: value / count for name, value in sums.items()} | {"skipped": skipped}
+        means = {name: value / count for name, value in sums.items()} | {"skipped": skipped}
+        if measured := self.discrepancies["count"]:
+            means |= {f"delta_q_{name}": self.discrepancies[name] / measured for name in ("initial", "final")}
+            self.discrepancies = {"initial": 0.0, "final": 0.0, "count": 0}
+        if clamped := self.replay.clamped:
+            means["priorities_clamped"] = float(clamped)
+        return means
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint must hold as tensors, by part; the replay's rows come by ``replay.chunks()``."""
@@ -151,6 +209,9 @@ class Trainer:
             "refill": self.refill,
             "updates_summed": self.updates_summed,
             "skipped": float(self.learner.skipped_in_a_row),
+            "discrepancies": self.discrepancies,
+            "refresh_credits": self.refresh_credits,
+            "refresh_position": self.refresh.position.tolist() if self.refresh is not None else [],
             "learner": self.learner.state_dict()[1],
             "actor": self.pool.actor.state_dict()[1],
             "replay": _plain(replay),
@@ -188,6 +249,10 @@ class Trainer:
                     self.replay.storage.restore(name, read(name))
         self.refill = int(numbers["refill"]) if rows else self.steps + self.agent.warmup
         self.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
+        self.discrepancies = dict(numbers["discrepancies"])
+        self.refresh_credits = float(numbers["refresh_credits"])
+        if self.refresh is not None and rows:
+            self.refresh.position[:] = numbers["refresh_position"]
         if not exact:
             for columns, cut in self.pool.actor.cut():
                 self.replay.extend(columns, cut)

@@ -1,10 +1,17 @@
 """Heads: the dueling identity, fresh fractions for every role, and what the head does with them."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from retorq.nn.cores import Features
-from retorq.nn.heads import ImplicitQuantile, Scalar, Streams
+from retorq.nn.heads import Categorical, ImplicitQuantile, Quantile, Scalar, Streams
+from retorq.nn.noisy import NoisyLinear
+from retorq.ops.risk import Risk
+from retorq.types import UserError
 
 T, B, F, A, N = 4, 3, 5, 6, 8
 
@@ -46,7 +53,7 @@ def test_dueling_differences_between_actions_are_those_of_the_advantage_stream()
 
 @torch.no_grad()
 def test_a_plain_stream_is_two_layers():
-    streams = Streams(F, 7, A, dueling=False)
+    streams = Streams(F, 7, A)
     x = features().x
     expected = torch.relu(x @ streams.hidden.weight.T + streams.hidden.bias) @ streams.advantage.weight.T
     torch.testing.assert_close(streams(x), expected + streams.advantage.bias)
@@ -101,3 +108,161 @@ def test_values_are_float32_in_half_precision(dueling):
     exact = module(features(), generator=torch.Generator().manual_seed(1)).values
     assert half.dtype == torch.float32
     assert 0 < (half - exact).norm() / exact.norm() < 0.03
+
+
+HEADS = {
+    "scalar": lambda **more: Scalar(F, 7, A, **more),
+    "quantile": lambda **more: Quantile(F, 7, A, quantiles=N, **more),
+    "categorical": lambda **more: Categorical(F, 7, A, atoms=11, low=-2.0, high=3.0, **more),
+    "implicit": lambda **more: ImplicitQuantile(F, 7, A, samples=N, **more),
+}
+
+
+def make(name, seed=1, **more):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return HEADS[name](**more)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outputs", [1, 2, 5])
+def test_dueling_combines_each_output_by_itself_over_the_actions(outputs):
+    """Loops in the notation of the paper: V_k + A_k(a) - mean over b of A_k(b), of two separate streams."""
+    streams, x = Streams(F, 7, A, outputs=outputs, dueling=True), features().x
+    told = streams(x)
+    assert told.shape == ((T, B, A) if outputs == 1 else (T, B, outputs, A))
+    hidden = torch.relu(x @ streams.hidden.weight.T + streams.hidden.bias)
+    advantage = (hidden[..., :7] @ streams.advantage.weight.T + streams.advantage.bias).view(T, B, outputs, A)
+    value = hidden[..., 7:] @ streams.value.weight.T + streams.value.bias
+    for k in range(outputs):
+        for a in range(A):
+            expected = value[..., k] + advantage[..., k, a] - sum(advantage[..., k, b] for b in range(A)) / A
+            torch.testing.assert_close(told.view(T, B, outputs, A)[..., k, a], expected)
+
+
+@torch.no_grad()
+def test_without_dueling_the_outputs_are_those_of_one_stream():
+    streams, x = Streams(F, 7, A, outputs=3), features().x
+    hidden = torch.relu(x @ streams.hidden.weight.T + streams.hidden.bias)
+    expected = hidden @ streams.advantage.weight.T + streams.advantage.bias
+    torch.testing.assert_close(streams(x), expected.view(T, B, 3, A))
+
+
+@pytest.mark.parametrize("count", [1, 4, 200])
+def test_quantiles_lie_at_the_middle_of_equal_parts(count):
+    """(2 i - 1) / (2 N) for i = 1..N."""
+    values = Quantile(F, 7, A, quantiles=count)(features(), samples=3)
+    assert values.values.shape == (T, B, count, A)
+    expected = torch.tensor([(2 * i - 1) / (2 * count) for i in range(1, count + 1)])
+    torch.testing.assert_close(values.fractions, expected.expand(T, B, count))
+
+
+def test_probabilities_are_over_an_even_support():
+    module = make("categorical")
+    values = module(features())
+    assert values.logits.shape == (T, B, 11, A)
+    torch.testing.assert_close(values.support, torch.tensor([-2 + 0.5 * i for i in range(11)]))
+    torch.testing.assert_close(values.mean(), (values.logits.softmax(2) * values.support[:, None]).sum(2))
+
+
+@torch.no_grad()
+def test_dueling_probabilities_are_combined_before_the_softmax():
+    """The mean over actions of the logits of an atom is the value stream's."""
+    module = make("categorical", dueling=True)
+    logits = module(features()).logits
+    torch.testing.assert_close(logits.mean(-1), state_value(module.streams, features().x))
+
+
+@pytest.mark.parametrize("name", ["quantile", "categorical"])
+def test_fractions_and_support_are_not_rounded_with_the_weights(name):
+    """A copy of a network that acts in bfloat16 has rounded parameters and buffers."""
+    module = make(name)
+    rounded = copy.deepcopy(module).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        told, exact = rounded(features()), module(features())
+    attribute = "fractions" if name == "quantile" else "support"
+    assert torch.equal(getattr(told, attribute), getattr(exact, attribute))
+    assert told.mean().dtype == torch.float32
+    assert (told.mean() - exact.mean()).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"atoms": 1}, "atoms is 1"), ({"low": 3.0}, "lowest_value is 3.0")])
+def test_refuses_a_support_that_is_none(changes, message):
+    with pytest.raises(UserError, match=message):
+        Categorical(F, 7, A, **{"atoms": 5, "low": -1.0, "high": 1.0} | changes)
+
+
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("name", HEADS)
+def test_noise_is_in_every_layer_of_the_streams_or_in_none(name, dueling):
+    quiet, noisy = (make(name, dueling=dueling, noise=noise).streams for noise in (0.0, 0.4))
+    assert not any(isinstance(m, NoisyLinear) for m in quiet.modules())
+    assert not any(isinstance(m, nn.Linear) for m in noisy.modules())
+    layers = {name: m for name, m in noisy.named_modules() if isinstance(m, NoisyLinear)}
+    assert set(layers) == ({"hidden", "advantage", "value"} if dueling else {"hidden", "advantage"})
+    assert {name: m.blocks for name, m in layers.items() if m.blocks > 1} == ({"hidden": 2} if dueling else {})
+    for layer in layers.values():
+        torch.testing.assert_close(layer.bias_sigma[0].item(), 0.4 / layer.in_features**0.5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("name", HEADS)
+def test_the_generator_decides_the_noise_of_every_layer(name, dueling):
+    module = make(name, dueling=dueling, noise=0.5)
+    before = torch.random.get_rng_state()
+    one, two, other = (module(features(), generator=torch.Generator().manual_seed(s)).mean() for s in (5, 5, 6))
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    module.eval()
+    quiet = module.streams(features().x)
+    assert torch.equal(quiet, module.streams(features().x, torch.Generator().manual_seed(1)))
+
+
+RISK = Risk("cvar", 0.2)
+
+
+@torch.no_grad()
+def test_preferences_under_risk_are_means_at_distorted_fractions_and_learning_is_unaffected():
+    averse, neutral = head(risk=RISK), head()
+    drawn, told, plain = [], [], []
+    for module in (averse, neutral):
+        one, two = (torch.Generator().manual_seed(3) for _ in range(2))
+        values = module(features(), 5, one)
+        drawn.append(values.fractions)
+        told.append(module.preferences(features(), 5, two))
+        plain.append(values.mean())
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(plain[0], plain[1])
+    assert torch.equal(told[1], plain[1])
+    torch.testing.assert_close(told[0], averse.at(features(), 0.2 * drawn[0]).mean())
+    assert not torch.allclose(told[0], plain[0])
+
+
+@torch.no_grad()
+def test_aversion_to_risk_prefers_the_safe_action():
+    """A head made to value action 0 at 1 for sure, and action 1 at 4 tau: 2 on average, 0.4 in the worst fifth."""
+    module = ImplicitQuantile(1, 2, 2, samples=4000, cosines=4, risk=RISK)
+
+    class Line(nn.Module):
+        def forward(self, fractions):
+            return fractions.unsqueeze(-1)
+
+    class Stream(nn.Module):
+        def forward(self, x, generator=None):
+            return torch.cat([torch.ones_like(x), 4 * x], dim=-1)
+
+    module.embedding, module.streams = Line(), Stream()
+    seen = Features(torch.ones(1, 1, 1))
+    told = module.preferences(seen, generator=torch.Generator().manual_seed(0))[0, 0]
+    assert told.tolist() == pytest.approx([1.0, 0.4], abs=0.02)
+    assert module(seen, generator=torch.Generator().manual_seed(0)).mean()[0, 0].tolist() == pytest.approx(
+        [1, 2], abs=0.1
+    )
+
+
+def test_risk_needs_fractions_that_the_head_draws():
+    with pytest.raises(UserError, match=r"risk is 'cvar'.*before the memory"):
+        head(embed=False, risk=RISK)
+    assert head(risk=replace(RISK, level=1.0)).risk == Risk("cvar", 1.0)

@@ -5,8 +5,10 @@ import torch
 from tests.nn.small import make_inputs, make_network
 
 from retorq.algorithms.recurrent_iqn import Config, make
+from retorq.nn.heads import ImplicitQuantile, Quantile, Scalar
 from retorq.nn.network import Extras, clip_reward, zero_biases
 from retorq.nn.torsos import Image, Torso, convolutions_for
+from retorq.ops.risk import Risk
 from retorq.types import EnvSpec, Inputs, Leaf
 
 
@@ -168,3 +170,71 @@ def test_convolutions_by_size(shape, kind):
 def test_an_image_too_small_for_its_convolutions():
     with pytest.raises(ValueError, match=r"\(1, 10, 10\).*too small.*nature"):
         Torso({"obs": Leaf(kind="image", shape=(1, 10, 10), dtype="uint8")}, convolutions="nature")
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "sampled"),
+    [("none", "iqn", True), ("after", "iqn", True), ("inner", "iqn", False), ("none", "scalar", False)],
+)
+def test_a_network_is_sampled_if_its_head_draws_the_fractions(kind, head, sampled):
+    network, inputs = make_network(kind, head), make_inputs(2, 3)
+    assert network.sampled is sampled
+    features, _ = network.unroll(inputs, network.initial_state(3))
+    one, two = (network.head(features) for _ in range(2))
+    assert torch.equal(one.values, two.values) is not sampled
+
+
+def with_head(head):
+    network = make_network("none", "scalar")
+    network._head = head(network.core.size)
+    return network
+
+
+def test_a_noisy_network_tells_how_much():
+    quiet, noisy = (with_head(lambda size, n=n: Quantile(size, 7, 3, quantiles=5, noise=n)) for n in (0.0, 0.5))
+    assert (quiet.noisy, noisy.noisy) == (False, True)
+    assert not noisy.sampled
+    assert quiet.diagnostics() == {}
+    layers = [noisy._head.streams.hidden, noisy._head.streams.advantage]
+    with torch.no_grad():
+        layers[0].weight_sigma[0] *= -3
+    every = torch.cat([s.flatten() for layer in layers for s in (layer.weight_sigma, layer.bias_sigma)])
+    told = noisy.diagnostics()
+    assert set(told) == {"noise"}
+    assert told["noise"].item() == pytest.approx(every.abs().mean().item())
+    assert not told["noise"].requires_grad
+
+
+def test_noise_is_on_in_training_mode_only():
+    network, inputs = with_head(lambda size: Scalar(size, 7, 3, dueling=True, noise=0.5)), make_inputs(2, 3)
+    assert not torch.equal(network(inputs, {})[0].mean(), network(inputs, {})[0].mean())
+    network.eval()
+    assert torch.equal(network(inputs, {})[0].mean(), network(inputs, {})[0].mean())
+
+
+def test_zero_biases_leaves_noisy_layers_at_their_own_initialization():
+    network = with_head(lambda size: Scalar(size, 7, 3, noise=0.5))
+    before = [p.clone() for p in network._head.parameters()]
+    zero_biases(network)
+    assert all(torch.equal(p, old) for p, old in zip(network._head.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["scalar", "quantile", "iqn", "risk", "inner"])
+def test_preferences_are_what_acting_maximises(name):
+    """The mean of the head's values; under a risk, that at distorted fractions."""
+    risk = Risk("cvar", 0.25) if name == "risk" else None
+    heads = {
+        "scalar": lambda size: Scalar(size, 7, 3),
+        "quantile": lambda size: Quantile(size, 7, 3, quantiles=4),
+        "iqn": lambda size: ImplicitQuantile(size, 7, 3, samples=4),
+        "risk": lambda size: ImplicitQuantile(size, 7, 3, samples=4, risk=risk),
+    }
+    network = make_network("inner", "iqn") if name == "inner" else with_head(heads[name])
+    features, _ = network.unroll(make_inputs(2, 3), network.initial_state(3))
+    one, two = (torch.Generator().manual_seed(7) for _ in range(2))
+    told, values = network.preferences(features, 6, one), network.head(features, 6, two)
+    assert told.shape == (2, 3, 3)
+    assert told.dtype == torch.float32
+    expected = network._head.at(features, 0.25 * values.fractions).mean() if risk else values.mean()
+    torch.testing.assert_close(told, expected)
+    assert (risk is None) == torch.allclose(told, values.mean())

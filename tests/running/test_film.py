@@ -1,0 +1,95 @@
+"""A filmed game is the game that would have been played, and tells what the agent made of each picture."""
+
+import numpy as np
+import pytest
+import torch
+from tests.small import SETTINGS, agent
+
+from retorq import api
+from retorq.acting.actor import Actor
+from retorq.acting.explore import Fixed
+from retorq.envs.make import make
+from retorq.envs.options import EnvOptions
+from retorq.running.distributions import FRACTIONS
+from retorq.running.film import film
+from retorq.types import UserError
+from retorq.values import Scalars
+
+LAYERS = ("after", "outer", "inner", "separate")
+
+
+def player(env="memory", **settings):
+    task = api.compose(
+        env,
+        agent="recurrent_iqn",
+        preset="toy",
+        config=SETTINGS | settings,
+        options=EnvOptions(),
+        device="cpu",
+        seed=0,
+    )
+    return api.Player(task, step=0)
+
+
+def moments(looking, longest=100, **settings):
+    made = agent("memory", **settings)
+    env = make("memory", columns=1, seed=5, render=True)
+    actor = Actor(env, made.network, Fixed(columns=1, value=0.5), total=1, samples=4, seed=5)
+    return list(film(actor, longest=longest, looking=looking)), actor
+
+
+def test_looking_does_not_change_the_game():
+    plain, _ = moments(False)
+    told, actor = moments(True)
+    assert [(m.action, m.reward) for m in plain] == [(m.action, m.reward) for m in told]
+    assert all((a.picture == b.picture).all() for a, b in zip(plain, told, strict=True))
+    assert all(m.values is None and m.distribution is None for m in plain)
+    assert len(told) == 11  # a cue, ten steps, an answer
+    (episode,) = actor.drain()
+    assert sum(m.reward for m in told) == episode.score
+    assert all(m.values.shape == (2,) for m in told[:-1])
+    assert told[-1].values is None is told[-1].distribution
+
+
+def test_a_film_that_is_cut_tells_to_its_end():
+    told, _ = moments(True, longest=4)
+    assert len(told) == 4
+    assert told[-1].values is not None
+
+
+def test_what_is_told_belongs_to_the_picture_beside_it():
+    """After step t the film shows row t + 1, so it tells what the player thinks after seeing rows 0 to t + 1."""
+    told, _ = moments(True, quantile_layer="after")
+    one = player(quantile_layer="after")
+    env = make("memory", columns=1, seed=5)
+    observation, state, reward = env.reset(5), None, 0.0
+    for moment in told[:-1]:
+        _, state = one.values(observation["obs"][0], state, reward=reward)
+        state.action = moment.action
+        step = env.step(np.array([moment.action]))
+        observation, reward = step.observation, float(step.reward[0])
+        found, _ = one.distribution(observation["obs"][0], state, reward=reward)
+        np.testing.assert_allclose(found.mean(), moment.distribution.mean(), atol=0.02)
+        np.testing.assert_allclose(moment.distribution.mean(), moment.values, atol=0.02)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_player_tells_distributions(layer):
+    one = player(quantile_layer=layer)
+    seen = np.zeros(2, np.float32)
+    torch.manual_seed(0)
+    found, after = one.distribution(seen)
+    assert found.values.shape == found.probabilities.shape == (2, FRACTIONS)
+    np.testing.assert_allclose(found.probabilities.sum(1), 1)
+    values, also = one.values(seen)
+    assert (after.elapsed, after.first) == (also.elapsed, also.first) == (1, False)
+    assert set(after.memory) == set(also.memory)
+    np.testing.assert_allclose(found.mean(), values, atol=0.1)
+    one.distribution(seen, after)
+
+
+def test_single_values_are_no_distribution(monkeypatch):
+    one = player(quantile_layer="after")
+    monkeypatch.setattr(one.network, "head", lambda features, *_: Scalars(features.x[..., :2]))
+    with pytest.raises(UserError, match=r"agent is 'recurrent_iqn', which learns single values .* use values\(\)"):
+        one.distribution(np.zeros(2, np.float32))

@@ -92,3 +92,32 @@ class Model:
                 if start >= least and not (window.length == 1 and rows[start]["last"]):
                     found.add((column, start))
         return found
+
+    def starts_within(self, window, capacity: int) -> set[tuple[int, int]]:
+        """Every (column, first learned row) of sequences within games."""
+        found = set()
+        for column, rows in enumerate(self.rows):
+            oldest = max(0, len(rows) - capacity)
+            for row in range(oldest, len(rows) - window.length - window.ahead + 1):
+                grid = row - window.burn_in
+                least = oldest + window.margin if oldest else 0
+                on_grid = grid % window.period == 0 and (grid >= least or oldest == 0)
+                if not rows[row]["last"] and (self.begins(column, row) or on_grid):
+                    found.add((column, row))
+        return found
+
+    def begins(self, column: int, row: int) -> bool:
+        """Whether a game begins there; after a lost life none does."""
+        return row == 0 or self.rows[column][row - 1]["last"]
+
+    def games(self, window, capacity: int) -> set[tuple[int, int, int]]:
+        """Every (column, first row, last row) of the finished games that are held whole, with the rows windows need."""
+        found = set()
+        for column, rows in enumerate(self.rows):
+            oldest, first = max(0, len(rows) - capacity), 0
+            for row in range(len(rows)):
+                first = row if self.begins(column, row) else first
+                held = first >= oldest and row - 1 + window.length + window.ahead <= len(rows)
+                if rows[row]["last"] and held and row > first:
+                    found.add((column, first, row))
+        return found

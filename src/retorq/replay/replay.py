@@ -278,7 +278,7 @@ class Replay:
         if self.within is None:
             return self.storage.state(column, row)
         assert self.initial_state is not None
-        begins = self.within.begins(column, row)
+        begins = self.within.empty(column, row)
         state = self.storage.state(column, np.where(begins, 0, row - self.window.burn_in))
         begun = torch.from_numpy(begins).to(self.storage.device)
         empty = self.initial_state(len(column), self.storage.device)

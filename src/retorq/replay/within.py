@@ -20,7 +20,8 @@ class Within:
     A row is a start if it is the first of a game, or if its burn-in begins on the grid: ``u - burn_in`` is a multiple
     of the period. A game's last row, where nothing is done, is none. Where the period is at most the window's length,
     every other row of every game is among the learned rows of some start. A game's first row needs no burn-in, since
-    the memory is empty there: whatever rows take its place are forgotten at the reset.
+    the memory is empty there: whatever rows take its place are forgotten at the reset. Where a stream begins with a
+    game, burn-in that would begin before the stream is that first row, as often as needed.
 
     Every row of the ring is a leaf of the sampler, 8 bytes, and has a mark, 1 byte.
 
@@ -43,6 +44,10 @@ class Within:
         """Whether held rows are the first of a game, ``[n]``."""
         return (self._marks[row % self.rows, column] & BEGINS).astype(bool)
 
+    def empty(self, column: Ints, row: Ints) -> Flags:
+        """Whether starts begin with an empty memory: at a game's first row, or with the stream."""
+        return self.begins(column, row) | (row < self.window.burn_in)
+
     def forget(self, column: Ints, written: Ints) -> None:
         """Before row ``written [n]`` of each ``column [n]`` takes the place of an older one: drop what needs that."""
         full = written >= self.rows
@@ -52,9 +57,9 @@ class Within:
         oldest = written - self.rows
         self.sampler.remove(self._leaf(column, oldest))
         self._drop(column, oldest + self.window.margin)
-        # A stream's first rows need no margin, until the first row of all is overwritten.
+        # A stream's first rows need neither margin nor all their burn-in, until the first row of all is overwritten.
         if (lapped := column[oldest == 0]).size:
-            for early in range(self.window.margin):
+            for early in range(-self.window.burn_in, self.window.margin):
                 self._drop(lapped, np.full(len(lapped), early))
 
     def _drop(self, column: Ints, grid: Ints) -> None:
@@ -70,7 +75,8 @@ class Within:
         row = written - self._needs
         column, row = column[row >= 0], row[row >= 0]
         mark, grid = self._marks[row % self.rows, column], row - self.window.burn_in
-        new = (mark & LAST == 0) & ((mark & BEGINS > 0) | (grid >= 0) & (grid % self.window.period == 0))
+        reached = (grid >= 0) | (self._marks[0, column] & BEGINS > 0)
+        new = (mark & LAST == 0) & ((mark & BEGINS > 0) | reached & (grid % self.window.period == 0))
         if new.any():
             self.sampler.add(self._leaf(column[new], row[new]))
 

@@ -79,6 +79,31 @@ def test_evaluation_and_pictures(trained):
     assert frames[0].shape[2] == 3
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_player_silences_noise_while_it_plays_and_only_then(trained, monkeypatch, training):
+    player, modes = trained.load(), []
+    plain = player.network.unroll
+    monkeypatch.setattr(player.network, "unroll", lambda *row: (modes.append(player.network.training), plain(*row))[1])
+    player.network.train(training)
+    player.values(np.zeros(player.agent.spec.observation["obs"].shape, np.float32))
+    assert player.network.training is training
+    player.evaluate(episodes=1)
+    assert player.network.training is training
+    for _ in player.watch(longest=3):
+        assert player.network.training is training
+    assert len(modes) > 4
+    assert not any(modes)
+
+
+def test_values_are_what_the_network_would_act_by(trained, monkeypatch):
+    player = trained.load()
+    told = torch.arange(float(player.agent.spec.actions)).neg()[None, None]
+    monkeypatch.setattr(player.network, "preferences", lambda features, samples, generator: told)
+    observation = np.zeros(player.agent.spec.observation["obs"].shape, np.float32)
+    assert player.values(observation)[0].tolist() == told[0, 0].tolist()
+    assert player.act(observation)[0] == 0
+
+
 def test_resume_by_the_same_call_and_by_name(trained):
     assert retorq.train("memory", run=trained.path, **SETTINGS | RUN).code == 0
     with pytest.raises(Refused, match=r"config.gamma: 0.99 → 0.9"):

@@ -226,6 +226,34 @@ def test_stacked_images_are_those_of_the_game():
             assert torch.equal(batch.trajectory.inputs.observation["obs"][t, b], seen[start + t][column])
 
 
+def test_acts_by_the_preferences_of_the_network_with_its_own_samples_and_generator():
+    """Not by the mean of the values where the two differ, as they do under a risk."""
+    network, asked = Rule(3), []
+
+    def preferences(features, samples, generator):
+        asked.append((samples, generator))
+        return -network.head(features).mean()
+
+    network.preferences = preferences
+    actor = actor_of(make("catch", columns=4), network, samples=5)
+    for _ in range(10):
+        ((_, rows),) = actor.collect(1)
+        assert (actor.values <= 0).all()
+        expected = np.where(rows.last[0], 0, actor.values.argmax(-1).numpy())
+        np.testing.assert_array_equal(rows.action[0], expected)
+    assert asked == 10 * [(5, actor.fractions)]
+
+
+def test_noise_stays_on_in_an_actor_that_explores():
+    small = agent("catch", torso="flat")
+    actor = actor_of(make("catch", columns=2), small.network)
+    modes = []
+    plain = small.network.unroll
+    small.network.unroll = lambda *row: (modes.append(small.network.training), plain(*row))[1]
+    actor.collect(3)
+    assert modes == 3 * [True]
+
+
 def test_a_saved_actor_goes_on_exactly():
     small = agent("catch", torso="flat")
     one, other = (actor_of(make("catch", columns=2, seed=s), small.network, 0.5, seed=s) for s in (1, 2))

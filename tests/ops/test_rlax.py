@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from retorq.losses.munchausen import scaled_log_policy, soft_value
 from retorq.ops.distributions import categorical_projection, huber, quantile_huber
 from retorq.ops.rescale import rescale, unrescale
 from retorq.ops.returns import n_step
+from retorq.values import Categorical, Quantiles, greedy
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 with warnings.catch_warnings():
@@ -17,7 +19,10 @@ with warnings.catch_warnings():
     jax = pytest.importorskip("jax")
     rlax = pytest.importorskip("rlax")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
+]
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}  # jax computes in float32
 
 
@@ -86,3 +91,114 @@ def test_n_step(generator, n):
     ours = (total + product * torch.from_numpy(value)[:, None].gather(0, index))[:-1, 0]
     theirs = rlax.n_step_bootstrapped_returns(reward[:-1], discount[:-1], value[1:], n)
     np.testing.assert_allclose(ours, theirs, **TOLERANCE)
+
+
+COLUMNS, ACTIONS = 40, 4
+
+
+def transitions(generator):
+    """Actions, rewards and discounts of ``COLUMNS`` transitions; some are terminations."""
+    action = generator.integers(0, ACTIONS, COLUMNS)
+    reward = 2 * generator.normal(size=COLUMNS).astype(np.float32)
+    return action, reward, (0.9 * (generator.random(COLUMNS) > 0.3)).astype(np.float32)
+
+
+def row(array):
+    return torch.from_numpy(array)[None]
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_categorical_q_learning(generator, double):
+    """C51 from logits to loss; the support is narrow, so that atoms fall off both ends."""
+    atoms = np.linspace(-2, 2, 11, dtype=np.float32)
+    logits, following, selector = generator.normal(size=(3, COLUMNS, 11, ACTIONS)).astype(np.float32)
+    action, reward, discount = transitions(generator)
+
+    def ours(logits, following, reward, discount):
+        target = Categorical(following[None], torch.from_numpy(atoms))
+        chooser = Categorical(row(selector), torch.from_numpy(atoms)) if double else target
+        goal = target.bellman(greedy(chooser), reward[None], discount[None], 0.0)
+        assert (goal.sum(-1) - 1).abs().max() < 1e-6
+        return Categorical(logits[None], torch.from_numpy(atoms)).regress(row(action), goal, 1.0)[0][0]
+
+    def theirs(logits, following, reward, discount):
+        def one(logits, following, selector, action, reward, discount):
+            here = (atoms, logits.T, action, reward, discount, atoms, following.T)
+            if not double:
+                return rlax.categorical_q_learning(*here)
+            means = (jax.nn.softmax(selector.T) * atoms).sum(-1)
+            return rlax.categorical_double_q_learning(*here, means)
+
+        return jax.vmap(one)(logits, following, selector, action, reward, discount)
+
+    compare(ours, theirs, logits, following, reward, discount)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+def test_quantile_q_learning(generator, kappa):
+    """QR-DQN from quantiles to loss, with another network's choice of action."""
+    values, following, selector = generator.normal(size=(3, COLUMNS, 8, ACTIONS)).astype(np.float32)
+    fractions = np.tile((np.arange(8, dtype=np.float32) + 0.5) / 8, (COLUMNS, 1))
+    action, reward, discount = transitions(generator)
+
+    def ours(values, following, reward, discount):
+        target, chooser = (Quantiles(x, row(fractions)) for x in (following[None], row(selector)))
+        goal = target.bellman(greedy(chooser), reward[None], discount[None], 0.0)
+        return Quantiles(values[None], row(fractions)).regress(row(action), goal, kappa)[0][0]
+
+    def theirs(values, following, reward, discount):
+        each = jax.vmap(lambda v, f, a, r, d, s, n: rlax.quantile_q_learning(v, f, a, r, d, s, n, kappa))
+        return each(values, fractions, action, reward, discount, selector, following)
+
+    compare(ours, theirs, values, following, reward, discount)
+
+
+@pytest.mark.parametrize("temperature", [0.03, 1.0])
+def test_munchausen_quantiles(generator, temperature):
+    """Quantile by quantile the mean over actions; rlax's own expected SARSA regresses on the mixture of all instead."""
+    values, following = generator.normal(size=(2, COLUMNS, 8, ACTIONS)).astype(np.float32)
+    now, ahead = generator.normal(size=(2, COLUMNS, ACTIONS)).astype(np.float32)
+    fractions = generator.random((COLUMNS, 8)).astype(np.float32)
+    action, reward, discount = transitions(generator)
+
+    def ours(values, following):
+        log_policy = scaled_log_policy(row(now), temperature)
+        bonus = 0.9 * log_policy.gather(-1, row(action)[..., None])[..., 0].clamp(-1, 0)
+        value = soft_value(following[None], scaled_log_policy(row(ahead), temperature), temperature)
+        goal = (row(reward) + bonus)[..., None] + row(discount)[..., None] * value
+        return Quantiles(values[None], row(fractions)).regress(row(action), goal.detach(), 1.0)[0][0]
+
+    def theirs(values, following):
+        def one(values, fractions, action, reward, discount, following, now, ahead):
+            log_now, log_ahead = (temperature * jax.nn.log_softmax(q / temperature) for q in (now, ahead))
+            reward = reward + 0.9 * jax.numpy.clip(log_now[action], -1, 0)
+            goal = reward + discount * (following - log_ahead) @ jax.nn.softmax(ahead / temperature)
+            return rlax.quantile_regression_loss(values[:, action], fractions, goal, 1.0)
+
+        return jax.vmap(one)(values, fractions, action, reward, discount, following, now, ahead)
+
+    compare(ours, theirs, values, following)
+
+
+@pytest.mark.parametrize("temperature", [0.03, 1.0])
+def test_munchausen_scalars(generator, temperature):
+    """Expected SARSA of a softmax policy whose log-probability joins the reward and leaves the next values."""
+    values, now, ahead = generator.normal(size=(3, COLUMNS, ACTIONS)).astype(np.float32)
+    action, reward, discount = transitions(generator)
+
+    def ours(values, ahead):
+        bonus = 0.9 * scaled_log_policy(row(now), temperature).gather(-1, row(action)[..., None])[0, :, 0].clamp(-1, 0)
+        value = soft_value(ahead[None], scaled_log_policy(ahead[None], temperature), temperature)[0]
+        taken = values.gather(-1, torch.from_numpy(action)[:, None])[:, 0]
+        return torch.from_numpy(reward) + bonus + torch.from_numpy(discount) * value.detach() - taken
+
+    def theirs(values, ahead):
+        def one(values, action, reward, discount, now, ahead):
+            log_now, log_ahead = (temperature * jax.nn.log_softmax(q / temperature) for q in (now, ahead))
+            reward = reward + 0.9 * jax.numpy.clip(log_now[action], -1, 0)
+            probs = jax.nn.softmax(ahead / temperature)
+            return rlax.expected_sarsa(values, action, reward, discount, ahead - log_ahead, probs)
+
+        return jax.vmap(one)(values, action, reward, discount, now, ahead)
+
+    compare(ours, theirs, values, ahead)

@@ -55,6 +55,23 @@ def test_scores_are_of_whole_games_though_lives_are_lost_in_them():
     assert [game.score for game in play(actor(1), 1)] == [30]  # five lives
 
 
+def test_noise_is_off_for_the_evaluation_also_when_it_breaks_off():
+    small, modes = agent("catch"), []
+    plain = small.network.unroll
+
+    def unroll(*row):
+        modes.append(small.network.training)
+        if len(modes) > 5:
+            raise KeyboardInterrupt
+        return plain(*row)
+
+    small.network.unroll = unroll
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small, small.network, "catch", EnvOptions(), using=PROTOCOLS["greedy"])
+    assert modes == 6 * [False]
+    assert small.network.training
+
+
 def test_games_within_a_number_of_steps():
     assert [game.length for game in play_frames(actor(1), 95)] == [30, 30, 30]
     assert [game.length for game in play_frames(actor(1), 89)] == [30, 30]

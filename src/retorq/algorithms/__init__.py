@@ -9,6 +9,14 @@ from retorq.types import UserError
 
 AGENTS: dict[str, str] = {
     "recurrent_iqn": "retorq.algorithms.recurrent_iqn",
+    "dqn": "retorq.algorithms.dqn",
+    "noisy_dqn": "retorq.algorithms.noisy_dqn",
+    "c51": "retorq.algorithms.c51",
+    "qr_dqn": "retorq.algorithms.qr_dqn",
+    "iqn": "retorq.algorithms.iqn",
+    "rainbow": "retorq.algorithms.rainbow",
+    "drqn": "retorq.algorithms.drqn",
+    "r2d2": "retorq.algorithms.r2d2",
 }
 """Name of the agent: module that holds it."""
 

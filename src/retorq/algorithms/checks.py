@@ -65,6 +65,93 @@ def unused(config: Any, switch: str, *names: str) -> None:
         )
 
 
+AT_LEAST_ONE = frozenset(
+    (
+        "num_envs",
+        "stack",
+        "memory_size",
+        "samples",
+        "target_samples",
+        "action_samples",
+        "cosines",
+        "quantiles",
+        "hidden_size",
+        "batch_size",
+        "sequence_length",
+        "n_step",
+        "target_period",
+        "replay_size",
+        "state_period",
+        "publish_period",
+    )
+)
+NOT_NEGATIVE = frozenset(
+    (
+        "burn_in",
+        "warmup",
+        "epsilon_steps",
+        "epsilon_uniform_steps",
+        "epsilon_exponent",
+        "rescale_epsilon",
+        "kappa",
+        "refresh",
+    )
+)
+POSITIVE = frozenset(
+    (
+        "learning_rate",
+        "optimizer_epsilon",
+        "clip_gradient",
+        "replay_ratio",
+        "noisy_sigma",
+        "munchausen_temperature",
+    )
+)
+SHARES = frozenset(
+    (
+        "epsilon_start",
+        "epsilon_final",
+        "epsilon_floor",
+        "epsilon_fraction",
+        "gamma",
+        "priority_eta",
+        "priority_exponent",
+        "priority_beta",
+        "priority_beta_final",
+        "munchausen_alpha",
+    )
+)
+SIZES = frozenset(["torso_hidden"])
+OWN = frozenset(
+    (
+        "munchausen_lowest",
+        "atoms",
+        "lowest_value",
+        "highest_value",
+        "risk_level",
+    )
+)
+"""Numbers whose range only their own algorithm can say."""
+
+
+def check(config: Any) -> None:
+    """Apply each field's rule; a field's name has one meaning, and so one range, in every algorithm."""
+    names = [field.name for field in fields(config)]
+    choice(config)
+    at_least(config, 1, *(n for n in names if n in AT_LEAST_ONE))
+    at_least(config, 0, *(n for n in names if n in NOT_NEGATIVE))
+    at_least(config, 0, *(n for n in names if n in POSITIVE), exclusive=True)
+    share(config, *(n for n in names if n in SHARES))
+    sizes(config, *(n for n in names if n in SIZES))
+    finite(config, *(n for n in names if n in OWN))
+
+
+def finite(config: Any, *names: str) -> None:
+    """Any finite number."""
+    for name in names:
+        _number(config, name)
+
+
 def choice(config: Any) -> None:
     """Fields typed as a ``Literal`` must have one of its values; switches must be true or false."""
     hints = get_type_hints(type(config))

@@ -1,0 +1,188 @@
+"""The learning table: every agent on every small task, several seeds, where it must learn and where it must fail.
+
+``python benchmarks/family.py [--agents ...] [--tasks ...] [--workers 2]`` trains, evaluates the final weights greedily
+over 100 whole games, and adds one row per run to ``benchmarks/results/family.csv``. Rows that are there are not made
+again (``--again`` makes them anew), so the table can be stopped and gone on with. Each run has one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+OUT = Path(__file__).parent / "results" / "family.csv"
+MEMORY = frozenset({"drqn", "r2d2", "recurrent_iqn"})
+AGENTS: dict[str, tuple[str, dict[str, Any]]] = {  # row of the table: agent, settings
+    "dqn": ("dqn", {}),
+    "double dueling 3-step dqn": ("dqn", {"double": True, "dueling": True, "n_step": 3}),
+    "m-dqn": ("dqn", {"munchausen": True}),
+    "noisy_dqn": ("noisy_dqn", {}),
+    "c51": ("c51", {}),
+    "qr_dqn": ("qr_dqn", {"quantiles": 50}),
+    "iqn": ("iqn", {}),
+    "m-iqn": ("iqn", {"munchausen": True}),
+    "rainbow": ("rainbow", {}),
+    "drqn": ("drqn", {}),
+    "r2d2": ("r2d2", {}),
+    "recurrent_iqn": ("recurrent_iqn", {}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An environment, a budget in agent steps for agents without and with memory, and what each must reach."""
+
+    env: str
+    steps: int
+    steps_memory: int
+    aim: str
+    aim_memory: str
+    seeds: int = 5
+    settings: dict[str, Any] = field(default_factory=dict)  # of every agent
+    with_memory: dict[str, Any] = field(default_factory=dict)  # of those with a memory
+    of_agent: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+RETURNS_TO_100 = {"lowest_value": 0.0, "highest_value": 100.0}  # gamma 0.99, one point a step
+CARTPOLE = {"c51": RETURNS_TO_100, "rainbow": RETURNS_TO_100}
+# Returns of 100 with long horizons: many steps per target let them travel, and rescaled values keep errors small.
+LONG = {"n_step": 10, "rescale_epsilon": 1e-3, "sequence_length": 20, "batch_size": 16, "state_period": 10}
+TASKS = {
+    "catch": Task(env="catch", steps=10_000, steps_memory=15_000, aim=">= 0.9", aim_memory=">= 0.9"),
+    "memory": Task(env="memory", steps=15_000, steps_memory=20_000, aim="<= 0.3", aim_memory=">= 0.9"),
+    "cartpole": Task(
+        env="CartPole-v1",
+        steps=50_000,
+        steps_memory=100_000,
+        aim=">= 100",
+        aim_memory=">= 100",
+        settings={"anneal_learning_rate": True},
+        with_memory=LONG,
+        of_agent=CARTPOLE,
+    ),
+    "masked_cartpole": Task(
+        env="masked_cartpole",
+        steps=50_000,
+        steps_memory=150_000,
+        aim="<= 100",
+        aim_memory=">= 250",
+        settings={"anneal_learning_rate": True},
+        with_memory={**LONG, "replay_size": 200_000},
+        of_agent=CARTPOLE,
+    ),
+    "minatar_breakout": Task(
+        env="MinAtar/Breakout-v1", steps=200_000, steps_memory=200_000, aim=">= 4.5", aim_memory=">= 4.5", seeds=3
+    ),
+    "minatar_asterix": Task(
+        env="MinAtar/Asterix-v1", steps=200_000, steps_memory=200_000, aim=">= 2", aim_memory=">= 2", seeds=3
+    ),
+    "minatar_space_invaders": Task(
+        env="MinAtar/SpaceInvaders-v1", steps=200_000, steps_memory=200_000, aim=">= 16", aim_memory=">= 16", seeds=3
+    ),
+}
+
+
+def run(row: str, name: str, seed: int) -> dict[str, Any]:
+    """Train and evaluate one agent on one task with one seed."""
+    import retorq
+
+    task, (agent, settings) = TASKS[name], AGENTS[row]
+    remembers = agent in MEMORY
+    steps, aim = (task.steps_memory, task.aim_memory) if remembers else (task.steps, task.aim)
+    asked = task.settings | (task.with_memory if remembers else {}) | task.of_agent.get(agent, {}) | settings
+    if row.startswith("m-"):
+        asked.pop("rescale_epsilon", None)  # Munchausen's targets are defined without it
+    folder = Path(tempfile.mkdtemp())
+    preset = "minatar" if task.env.startswith("MinAtar") else "toy"
+    started = time.monotonic()
+    trained = retorq.train(
+        task.env, agent, steps=steps, seed=seed, run=folder / "run", preset=preset, threads=1, say=_silent, **asked
+    )
+    seconds = time.monotonic() - started
+    if trained.code != 0:
+        raise SystemExit(f"{row} on {name}, seed {seed}: stopped before its budget was used; nothing was written")
+    record = trained.load().evaluate(protocol="greedy", episodes=100, seed=10_000 + seed)
+    last = trained.metrics[-1]
+    shutil.rmtree(folder)
+    comparison, bound = aim.split()
+    passed = record["mean"] >= float(bound) if comparison == ">=" else record["mean"] <= float(bound)
+    return {
+        "task": name,
+        "agent": row,
+        "seed": seed,
+        "steps": steps,
+        "updates": last["updates"],
+        "seconds": round(seconds, 1),
+        "mean": round(record["mean"], 3),
+        "lowest": min(record["scores"]),
+        "training_score": round(last["score_mean"], 3),
+        "aim": aim,
+        "passed": passed,
+    }
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def rows() -> list[dict[str, Any]]:
+    """What the table holds."""
+    if not OUT.exists():
+        return []
+    with OUT.open() as file:
+        return list(csv.DictReader(file))
+
+
+def key(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What a row is a measurement of."""
+    return row["task"], row["agent"], int(row["seed"])
+
+
+def write(row: dict[str, Any]) -> None:
+    """Replace or add one row of the csv."""
+    kept = [r for r in rows() if key(r) != key(row)] + [row]
+    kept.sort(key=lambda r: (list(TASKS).index(r["task"]), list(AGENTS).index(r["agent"]), int(r["seed"])))
+    OUT.parent.mkdir(exist_ok=True)
+    with OUT.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows(kept)
+
+
+def jobs(agents: list[str], tasks: list[str], seeds: int | None, again: bool) -> Iterator[tuple[str, str, int]]:
+    """Agent, task and seed of the rows to make: first one seed of everything, then the next."""
+    there = {key(row) for row in rows()}
+    for seed in range(max(seeds or TASKS[name].seeds for name in tasks)):
+        for name in tasks:
+            for agent in agents:
+                if seed < (seeds or TASKS[name].seeds) and (again or (name, agent, seed) not in there):
+                    yield agent, name, seed
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", choices=list(AGENTS), default=list(AGENTS))
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", type=int, help="seeds 0..N-1 (default: by task)")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--again", action="store_true", help="make rows anew that are there")
+    asked = parser.parse_args()
+    with ProcessPoolExecutor(asked.workers, max_tasks_per_child=1) as pool:
+        waiting = [pool.submit(run, *job) for job in jobs(asked.agents, asked.tasks, asked.seeds, asked.again)]
+        for done in as_completed(waiting):
+            row = done.result()
+            write(row)
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""From settings to parts: what the algorithm files would otherwise repeat word for word."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from retorq.agent import Agent
+from retorq.algorithms import settings
+from retorq.algorithms.checks import refuse
+from retorq.algorithms.settings import IQN, FeedForward, LadderEpsilon, LinearEpsilon, Recurrent, Settings
+from retorq.learner import Learner, Loss
+from retorq.losses.munchausen import Munchausen
+from retorq.losses.q_learning import QLearning
+from retorq.nn.cores import LSTM, Stateless
+from retorq.nn.network import Extras, Network, zero_biases
+from retorq.nn.torsos import Torso, fits
+from retorq.ops.risk import Risk
+from retorq.replay.replay import Priorities, Replay
+from retorq.replay.storage import Layout
+from retorq.replay.windows import Window
+from retorq.types import EnvSpec
+
+
+def torso(config: Settings, spec: EnvSpec) -> Torso:
+    """Convolutions for images, then fully connected layers; refuses settings that do not fit the images."""
+    images = [leaf.shape for leaf in spec.observation.values() if leaf.kind == "image"]
+    refuse(
+        config.stack > 1 and not images,
+        f"stack is {config.stack}, but {spec.id} shows no image; set stack to 1.",
+    )
+    for shape in images:
+        refuse(
+            config.torso != "auto" and not fits(shape, config.torso),
+            f"torso is {config.torso}, whose convolutions do not fit images of {shape}; set torso to auto.",
+        )
+    return Torso(
+        spec.observation,
+        convolutions=config.torso,
+        hidden=config.torso_hidden,
+        stack=config.stack,
+        center=config.center_images,
+        norm=config.torso_norm,
+    )
+
+
+def extras(config: Recurrent, spec: EnvSpec) -> Extras:
+    """What the memory reads beside the torso."""
+    return Extras(
+        actions=spec.actions,
+        action=config.last_action,
+        reward=config.last_reward,
+        time=config.elapsed_time,
+        time_scale=float(spec.max_steps or 100_000),
+        clip=config.clip_rewards,
+    )
+
+
+def memory(config: Recurrent, inputs: int) -> Stateless | LSTM:
+    """The LSTM, or nothing."""
+    return LSTM(inputs, config.memory_size) if config.memory == "lstm" else Stateless(inputs)
+
+
+def q_learning(
+    config: Settings,
+    *,
+    kappa: float = 1.0,
+    target_samples: int | None = None,
+    action_samples: int | None = None,
+) -> QLearning:
+    """The loss of the whole family, on transitions or, for an agent with a memory, on sequences."""
+    of_sequences: dict[str, Any] = {}
+    if isinstance(config, Recurrent) and config.memory == "lstm":
+        of_sequences = {
+            "burn_in": config.rows_before,
+            "length": config.sequence_length,
+            "within": config.sequences != "any" or config.start_state == "whole",
+            "carry": config.start_state == "whole",
+        }
+    return QLearning(
+        n=config.n_step,
+        gamma=config.gamma,
+        double=config.double,
+        clip=config.clip_rewards,
+        rescale=config.rescale_epsilon,
+        kappa=kappa,
+        error=config.priority_error,
+        target_samples=target_samples,
+        action_samples=action_samples,
+        **of_sequences,
+    )
+
+
+def streams(config: FeedForward) -> dict[str, Any]:
+    """What every feed-forward head can be: dueling, noisy."""
+    return {"dueling": config.dueling, "noise": config.noisy_sigma if config.noisy else 0.0}
+
+
+def support(config: settings.Support) -> dict[str, Any]:
+    """The values of a categorical head."""
+    return {"atoms": config.atoms, "low": config.lowest_value, "high": config.highest_value}
+
+
+def risk(config: settings.RiskAttitude) -> Risk | None:
+    """The distortion of fractions when acting; None: neutral."""
+    return None if config.risk == "neutral" else Risk(kind=config.risk, level=config.risk_level)
+
+
+def fractions(config: IQN) -> dict[str, Any]:
+    """An implicit quantile head's draws when learning and acting."""
+    return {"samples": config.samples, "cosines": config.cosines, "risk": risk(config)}
+
+
+def draws(config: IQN) -> dict[str, int]:
+    """How many fractions the loss draws of the target network, and for choosing actions."""
+    return {"target_samples": config.target_samples, "action_samples": config.action_samples}
+
+
+def kappa(regression: str) -> float:
+    """Huber's threshold for a kind of regression: 1, or none."""
+    return 1.0 if regression == "huber" else float("inf")
+
+
+def targets(
+    config: Settings,
+    *,
+    kappa: float = 1.0,
+    target_samples: int | None = None,
+    action_samples: int | None = None,
+) -> Loss:
+    """The same, or Munchausen's targets where the settings ask for them."""
+    if not (isinstance(config, settings.Munchausen) and config.munchausen):
+        return q_learning(config, kappa=kappa, target_samples=target_samples, action_samples=action_samples)
+    return Munchausen(
+        gamma=config.gamma,
+        clip=config.clip_rewards,
+        kappa=kappa,
+        error=config.priority_error,
+        alpha=config.munchausen_alpha,
+        temperature=config.munchausen_temperature,
+        lowest=config.munchausen_lowest,
+        target_samples=target_samples,
+        action_samples=action_samples,
+    )
+
+
+def feed_forward(
+    name: str, config: FeedForward, spec: EnvSpec, network: Network, loss: Loss, *, action_samples: int | None = None
+) -> Agent:
+    """An agent without memory: transitions, and one epsilon for all environments."""
+    window = Window(length=1, ahead=config.n_step, margin=config.stack - 1)
+    return _agent(name, config, spec, network, loss, window, action_samples=action_samples)
+
+
+def recurrent(
+    name: str,
+    config: Recurrent,
+    spec: EnvSpec,
+    network: Network,
+    loss: Loss,
+    *,
+    action_samples: int | None = None,
+) -> Agent:
+    """An agent with a memory: sequences, and states stored on a grid of rows."""
+    zero_biases(network)
+    remembers = config.memory == "lstm"
+    whole = config.start_state == "whole"
+    window = Window(
+        burn_in=config.rows_before,
+        length=config.sequence_length,
+        ahead=config.n_step,
+        period=config.state_period if remembers else 1,
+        margin=config.stack - 1,
+        within=remembers and (config.sequences != "any" or whole),
+    )
+    notes: tuple[str, ...] = ()
+    if not remembers:
+        notes += ("without a memory, memory_size, sequences, start_state, burn_in and state_period are unused",)
+    elif not config.rows_before:
+        notes += (f"start_state {config.start_state} burns nothing in, so burn_in is unused",)
+    if remembers and whole:
+        notes += (f"start_state whole walks whole games from their start, so sequences ({config.sequences}) is unused",)
+    draw: Literal["row", "episode", "walk"] = "row"
+    if remembers:
+        draw = "walk" if whole else "episode" if config.sequences == "episode" else "row"
+    return _agent(
+        name,
+        config,
+        spec,
+        network,
+        loss,
+        window,
+        action_samples=action_samples,
+        start="stored" if config.start_state.startswith("stored") else "zero",
+        draw=draw,
+        notes=notes,
+    )
+
+
+def _agent(
+    name: str,
+    config: Settings,
+    spec: EnvSpec,
+    network: Network,
+    loss: Loss,
+    window: Window,
+    *,
+    action_samples: int | None,
+    start: Literal["stored", "zero"] = "stored",
+    draw: Literal["row", "episode", "walk"] = "row",
+    notes: tuple[str, ...] = (),
+) -> Agent:
+    assert isinstance(config, LinearEpsilon | LadderEpsilon)
+    explore, about_exploring = config.exploration(config.num_envs, config.warmup)
+    state = {name: tuple(value.shape[1:]) for name, value in network.initial_state(1).items()}
+    layout = Layout(spec=spec, state=state, period=window.period)
+    priorities = Priorities(
+        exponent=config.priority_exponent,
+        beta=config.priority_beta,
+        beta_final=config.priority_beta_final,
+        eta=config.priority_eta if isinstance(config, Recurrent) else 0.0,
+    )
+    return Agent(
+        name=name,
+        config=config,
+        spec=spec,
+        network=network,
+        learner=partial(
+            Learner,
+            network,
+            loss,
+            optimizer=config.optimizer,
+            learning_rate=config.learning_rate,
+            optimizer_epsilon=config.optimizer_epsilon,
+            anneal=config.anneal_learning_rate,
+            clip_gradient=config.clip_gradient,
+            target_period=config.target_period,
+            time_reduction=config.time_reduction if isinstance(config, Recurrent) else "mean",
+            precision=config.precision,
+            cuda_graph=config.cuda_graph,
+        ),
+        replay=partial(
+            Replay,
+            layout=layout,
+            window=window,
+            columns=config.num_envs,
+            capacity=config.replay_size,
+            priorities=priorities if config.prioritized else None,
+            stack=config.stack,
+            initial_state=network.initial_state,
+            start=start,
+            draw=draw,
+        ),
+        explore=explore,
+        layout=layout,
+        window=window,
+        columns=config.num_envs,
+        batch_size=config.batch_size,
+        samples_per_step=config.replay_ratio,
+        warmup=config.warmup,
+        capacity=config.replay_size,
+        publish_period=config.publish_period,
+        stack=config.stack,
+        action_samples=action_samples,
+        precision=config.precision,
+        refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
+        notes=_about_images(config, spec) + about_exploring + notes,
+    )
+
+
+def _about_images(config: Settings, spec: EnvSpec) -> tuple[str, ...]:
+    """A preset's settings for images that an environment without any leaves without effect."""
+    if any(leaf.kind == "image" for leaf in spec.observation.values()):
+        return ()
+    defaults = (("torso", "auto"), ("center_images", False))
+    unused = [name for name, default in defaults if getattr(config, name) != default]
+    return (f"{spec.id} shows no image, so {' and '.join(unused)} of this preset do nothing",) if unused else ()

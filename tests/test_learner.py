@@ -62,7 +62,7 @@ def test_reduction_masks_and_importance_weights(reduction):
         for b in range(COLUMNS):
             expected += numbers[t, b] * batch.weight[b].item() if mask[t, b] else 0.0
     expected /= mask.sum() if reduction == "mean" else COLUMNS
-    error, returned, metrics, state = learner.update(batch)
+    error, returned, metrics, _ = learner.update(batch)
     assert metrics["loss"].item() == pytest.approx(first * expected, rel=1e-5)
     assert metrics["gradient_norm"].item() == pytest.approx(abs(expected), rel=1e-5)
     torch.testing.assert_close(error, loss.loss.abs())  # unweighted: priorities must not see the weights
@@ -95,6 +95,37 @@ def test_the_first_step_is_one_of_adam_on_clipped_gradients():
     for name, p in learner.online.named_parameters():
         g = grads[name] * clip / norm
         torch.testing.assert_close(p.detach(), before[name] - rate * g / (g.abs() + epsilon), rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_step_of_rmsprop_is_one_on_clipped_gradients():
+    """Mean and square are 0.05 g and 0.05 g^2 then: the step is lr * g / sqrt(0.05 g^2 - (0.05 g)^2 + eps)."""
+    rate, epsilon, clip = 1e-2, 1e-3, 0.03
+    learner = make_learner(
+        head="midpoints", optimizer="rmsprop", learning_rate=rate, optimizer_epsilon=epsilon, clip_gradient=clip
+    )
+    batch = batch_for(learner)
+    before = {name: p.detach().clone() for name, p in learner.online.named_parameters()}
+    output = LOSS(learner.online, learner.target, batch)
+    ((output.loss * output.mask * batch.weight).sum() / output.mask.sum()).backward()
+    grads = gradients(learner.online)
+    norm = torch.cat([g.flatten() for g in grads.values()]).norm()
+    learner.update(batch)
+    for name, p in learner.online.named_parameters():
+        g = grads[name] * clip / norm
+        step = rate * g / (0.05 * g**2 - (0.05 * g) ** 2 + epsilon).sqrt()
+        torch.testing.assert_close(p.detach(), before[name] - step, rtol=1e-4, atol=1e-6)
+
+
+def test_carried_states_are_passed_out_beside_the_metrics():
+    learner = make_learner()
+    batch = batch_for(learner)
+    assert learner.update(batch)[3] == {}
+    learner.loss = replace(LOSS, carry=True, within=True)
+    _, _, metrics, state = learner.update(batch)
+    assert set(state) == {"h", "c", "target.h", "target.c"}
+    assert all(value.shape == (COLUMNS, 6) and not value.requires_grad for value in state.values())
+    assert not set(state) & set(metrics)
+    assert all(value.dim() == 0 for value in metrics.values())
 
 
 def test_gradients_below_the_limit_are_not_scaled():
@@ -138,9 +169,10 @@ def test_the_learning_rate_falls_linearly_or_not_at_all(anneal, expected):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("learned_before", [0, 2])
-def test_a_non_finite_loss_changes_no_weight_and_no_moment_and_is_counted(value, learned_before):
-    learner = make_learner()
-    twin = make_learner()
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_a_non_finite_loss_changes_no_weight_and_no_moment_and_is_counted(value, learned_before, optimizer):
+    learner = make_learner(optimizer=optimizer)
+    twin = make_learner(optimizer=optimizer)
     for step in range(learned_before):
         learner.update(batch_for(learner, seed=step))
         twin.update(batch_for(twin, seed=step))
@@ -180,10 +212,10 @@ def test_a_gradient_alone_that_is_not_finite_is_skipped_too():
 
 
 @pytest.mark.parametrize("kind", ["after", "inner", "separate", "none"])
-@pytest.mark.parametrize("copied", [True, False])
-def test_a_saved_learner_goes_on_bit_for_bit(kind, copied):
+@pytest.mark.parametrize(("copied", "optimizer"), [(True, "adam"), (False, "adam"), (True, "rmsprop")])
+def test_a_saved_learner_goes_on_bit_for_bit(kind, copied, optimizer):
     loss = replace(LOSS, length=1) if kind == "none" else LOSS
-    one = make_learner(kind, target_period=2)
+    one = make_learner(kind, target_period=2, optimizer=optimizer)
     one.loss = loss
     rows = loss.length + 2
 
@@ -193,10 +225,12 @@ def test_a_saved_learner_goes_on_bit_for_bit(kind, copied):
     for step in range(3):
         one.update(batch(step))
     tensors, numbers = one.state_dict()
+    names = {"adam": {"step", "exp_avg", "exp_avg_sq"}, "rmsprop": {"mean", "square"}}[optimizer]
+    assert {name.split(".")[1] for name in tensors if name.startswith("optimiser.")} == names
     if copied:  # as a checkpoint would
         tensors = {name: value.clone() for name, value in tensors.items()}
-    other = Learner(make_network(kind, "iqn", seed=5), loss, learning_rate=1e-3, optimizer_epsilon=1e-5, target_period=2,
-                    seed=99)  # fmt: skip
+    other = Learner(make_network(kind, "iqn", seed=5), loss, learning_rate=1e-3, optimizer_epsilon=1e-5,
+                    optimizer=optimizer, target_period=2, seed=99)  # fmt: skip
     other.load_state_dict(tensors, numbers)
     for step in range(3, 6):
         metrics = one.update(batch(step), 0.1)[2], other.update(batch(step), 0.1)[2]

@@ -56,13 +56,35 @@ def test_linear_decay():
     )
 
 
+@pytest.mark.parametrize("total", [300, 10**6])
+def test_linear_decay_over_steps_however_long_the_run_is(total):
+    linear = Linear(columns=2, warmup=50, steps=200, final=0.02)
+    assert [float(linear.epsilon(step, total)[0]) for step in (0, 50, 150, 250, 290)] == pytest.approx(
+        [1.0, 1.0, 0.51, 0.02, 0.02]
+    )
+    assert linear.epsilon(0, total).shape == (2,)
+    assert linear.sentence == "epsilon 1 to 0.02 over 200 steps after 50 steps of warm-up"
+
+
+def test_linear_may_start_anywhere_and_end_at_once():
+    flat = Linear(columns=1, start=0.0, final=0.0, steps=1)
+    assert [float(flat.epsilon(step, 100)[0]) for step in (0, 1, 50)] == [0.0, 0.0, 0.0]
+    sudden = Linear(columns=1, start=0.3, final=0.1, steps=0, warmup=10)
+    assert [float(sudden.epsilon(step, 100)[0]) for step in (0, 10, 11)] == pytest.approx([0.3, 0.3, 0.1])
+
+
+def test_one_decay_has_one_length():
+    with pytest.raises(ValueError, match=r"fraction is 0\.1 and steps is 5: give one of them"):
+        Linear(columns=1, fraction=0.1, steps=5)
+
+
 def test_one_environment_gets_linear_decay_and_says_so():
     one = agent(num_envs=1)
     assert isinstance(one.explore, Linear)
     assert any("one environment has no epsilon ladder" in note for note in one.notes)
     two = agent(num_envs=2)
     assert isinstance(two.explore, Ladder)
-    assert two.notes == ()
+    assert not any("ladder" in note for note in two.notes)
 
 
 def test_each_says_what_it_does():

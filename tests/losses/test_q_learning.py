@@ -9,6 +9,7 @@ from tests.nn.small import ACTIONS, SAMPLES, assert_trees_close, gradients, make
 
 from retorq.losses.q_learning import QLearning
 from retorq.types import Trajectory
+from retorq.values import Scalars
 
 COLUMNS, LENGTH, GAMMA = 4, 5, 0.9
 
@@ -56,7 +57,7 @@ def twin(loss, online, target, batch):
         rows = batch.trajectory.map(lambda a, b=b: a[loss.burn_in :, b])
         column = []
         for t in range(loss.length):
-            if rows.last[t]:
+            if rows.last[: t + 1].any() if loss.within else rows.last[t]:
                 column.append(None)
                 continue
             total, product, j = 0.0, 1.0, t
@@ -132,6 +133,8 @@ CASES = {
     "raw": {"clip": "none", "kappa": 0.5},
     "loss as error": {"error": "loss"},
     "fewer target samples": {"target_samples": 2},
+    "within games": {"within": True, "burn_in": 2, "n": 3},
+    "within games, not double": {"within": True, "double": False},
 }
 
 
@@ -307,9 +310,107 @@ def test_prediction_target_and_choice_draw_their_own_fractions(kind, double):
         network._head.register_forward_hook(lambda _, __, out, name=name: drawn.append((name, out.fractions)))
     seeded(loss, online, target, make_batch(online, length + 2, COLUMNS))
     chooser = ("online" if double else "target", 6)
+    assert target.sampled
     assert sorted((name, f.shape[2]) for name, f in drawn) == sorted([("online", SAMPLES), ("target", 4), chooser])
     every = torch.cat([f.flatten() for _, f in drawn])
     assert len(every.unique()) == len(every)
+
+
+@pytest.mark.parametrize(("kind", "head"), [("after", "scalar"), ("inner", "iqn"), ("none", "scalar")])
+def test_values_that_do_not_change_from_call_to_call_choose_for_themselves(kind, head):
+    """Without double Q-learning nothing is drawn anew, so the target's head runs once."""
+    loss = QLearning(length=1 if kind == "none" else LENGTH, n=2, double=False)
+    online, target = networks(kind, head)
+    assert not target.sampled
+    calls = []
+    target._head.register_forward_hook(lambda *_: calls.append(1))
+    seeded(loss, online, target, make_batch(online, loss.length + 2, COLUMNS))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("double", [True, False])
+def test_states_after_the_learned_rows_are_carried_and_change_nothing_else(kind, double):
+    """Of each network with its own weights, from its own start; the rows ahead are not part of them."""
+    online, target = networks(kind, "iqn")
+    loss = QLearning(**BASE | {"n": 3, "double": double, "within": True})
+    carry = replace(loss, carry=True)
+    batch = make_batch(online, LENGTH + 3, COLUMNS, seed=13)
+    plain = seeded(loss, online, target, batch)
+    output = seeded(carry, online, target, batch)
+    assert plain.state == {}
+    assert set(output.state) == {*batch.state, *(f"target.{name}" for name in batch.state)}
+    assert not any(value.requires_grad for value in output.state.values())
+    if kind == "after":
+        torch.testing.assert_close(output.loss, plain.loss)
+        rows = batch.trajectory.inputs.map(lambda a: a[:LENGTH])
+        theirs = make_batch(online, 1, COLUMNS, seed=14).state
+        both = batch.state | {f"target.{name}": value for name, value in theirs.items()}
+        output = seeded(carry, online, target, replace(batch, state=both))
+        with torch.no_grad():
+            mine, other = online.unroll(rows, batch.state)[1], target.unroll(rows, theirs)[1]
+        for name in mine:
+            torch.testing.assert_close(output.state[name], mine[name])
+            torch.testing.assert_close(output.state[f"target.{name}"], other[name])
+
+
+def test_a_whole_game_in_chunks_is_the_game_in_one():
+    """With frozen weights, carrying both states from chunk to chunk gives the losses of one long window."""
+    online, target = networks(head="scalar")
+    batch = make_batch(online, 3 * LENGTH + 2, COLUMNS, seed=15, rate=0.0)
+    batch = replace(batch, state=online.initial_state(COLUMNS))
+    loss = QLearning(**BASE | {"within": True, "carry": True})
+    whole = replace(loss, length=3 * LENGTH)(online, target, batch)
+    state = batch.state
+    for chunk in range(3):
+        rows = batch.trajectory.part(chunk * LENGTH, (chunk + 1) * LENGTH + 2)
+        output = loss(online, target, replace(batch, trajectory=rows, state=state))
+        torch.testing.assert_close(output.loss, whole.loss[chunk * LENGTH : (chunk + 1) * LENGTH])
+        state = output.state
+    for name, value in state.items():
+        torch.testing.assert_close(value, whole.state[name])
+
+
+def test_rows_of_burn_in_before_a_game_never_matter_to_it():
+    """What stands before a game's first row, and the state before that, are forgotten at the reset."""
+    loss = QLearning(**BASE | {"within": True, "burn_in": 3})
+    online, target = networks(head="scalar")
+    batch = make_batch(online, 3 + LENGTH + 2, COLUMNS, seed=16, rate=0.0)
+    batch.trajectory.inputs.first[3] = batch.trajectory.last[2] = True
+    before = loss(online, target, batch)
+    seen = batch.trajectory.inputs.observation["obs"].clone()
+    seen[:3] = -7
+    inputs = replace(batch.trajectory.inputs, observation={"obs": seen})
+    state = {name: value + 1 for name, value in batch.state.items()}
+    after = loss(online, target, replace(batch, trajectory=replace(batch.trajectory, inputs=inputs), state=state))
+    torch.testing.assert_close(after.loss, before.loss)
+    assert before.mask.all()
+
+
+def test_within_games_masks_everything_after_the_first_end():
+    online, target = networks(head="scalar")
+    batch = make_batch(online, 2 + LENGTH + 2, 2, seed=17, rate=0.0)
+    rows = batch.trajectory
+    rows.last[1] = True  # in the burn-in: no matter
+    rows.last[3, 0] = rows.inputs.first[4, 0] = True  # learned rows are 2..6
+    rows.terminated[4, 1] = rows.inputs.first[5, 1] = True  # a lost life ends nothing
+    rows.last[8, 1] = True
+    for within, expected in ((True, [1, 0, 0, 0, 0]), (False, [1, 0, 1, 1, 1])):
+        output = QLearning(**BASE | {"burn_in": 2, "within": within})(online, target, batch)
+        assert output.mask[:, 0].int().tolist() == expected
+        assert output.mask[:, 1].all()
+        assert output.metrics["valid"].item() == pytest.approx((sum(expected) + 5) / 10)
+
+
+def test_metrics_hold_what_values_and_network_have_to_tell(monkeypatch):
+    online, target = networks(head="scalar")
+    batch = make_batch(online, LENGTH + 2, COLUMNS, seed=12)
+    told = []
+    monkeypatch.setattr(type(online), "diagnostics", lambda self: {"noise": torch.tensor(3.0)})
+    monkeypatch.setattr(Scalars, "diagnostics", lambda self, action: told.append(action) or {"tell": torch.tensor(2.0)})
+    output = QLearning(**BASE)(online, target, batch)
+    assert (output.metrics["noise"], output.metrics["tell"]) == (3.0, 2.0)
+    assert torch.equal(told[0], batch.trajectory.action[:LENGTH])
 
 
 def test_double_chooses_by_the_online_mean_and_plain_by_the_target_mean():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from retorq.report import style, tables
+from retorq.report import panel, style, tables
 from retorq.report.chart import SERIES_COLORS, Chart, draw, interval, read_out, short
 from retorq.report.curves import (
     Group,
@@ -18,6 +18,8 @@ from retorq.report.curves import (
     progress_axis,
     time_axis,
 )
+from retorq.report.filters import first_filters, image_tag
+from retorq.report.notes import Notes, load_notes
 from retorq.report.runs import Run, load_run, numbers, write_text
 from retorq.report.video import is_mp4
 from retorq.running.scores import game_id
@@ -26,6 +28,7 @@ from retorq.types import UserError
 VIDEO_BYTES = 24_000_000
 """Room for the videos of a page; text that holds them is a third longer."""
 VIDEOS_PER_RUN = 3
+FILTERED_RUNS = 4
 SMALL_CHARTS = (
     ("loss", "loss"),
     ("epsilon", "epsilon"),
@@ -74,9 +77,9 @@ def page(runs: Sequence[Run]) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="generator" content="retorq">'
-        f"<style>{style.PALETTE}{style.CHART}{style.PAGE}</style></head>\n<body><main>\n"
+        f"<style>{style.PALETTE}{style.CHART}{style.PAGE}{panel.STYLE}</style></head>\n<body><main>\n"
         + "\n".join(part for part in parts if part)
-        + f"\n</main><script>{style.SCRIPT}</script></body></html>\n"
+        + f"\n</main><script>{style.SCRIPT}{panel.SCRIPT}</script></body></html>\n"
     )
 
 
@@ -181,6 +184,7 @@ def _environment(groups: Sequence[Group], videos: _Videos) -> Iterator[str]:
     shown = [_small_figure(chart) for chart in small if not chart.empty]
     if shown:
         yield f'<h2>Inside training</h2><div class="multiples">{"".join(shown)}</div>'
+    yield _first_layers(runs)
     yield f"<h2>Evaluation</h2>{tables.evaluation_table(groups)}"
     yield tables.published_table(groups)
 
@@ -228,6 +232,21 @@ def _small_figure(chart: Chart) -> str:
     )
 
 
+def _first_layers(runs: Sequence[Run]) -> str:
+    """The filters of the first convolution of every run that has one, of the first few runs."""
+    figures = []
+    for run in runs[:FILTERED_RUNS]:
+        for image, weights in first_filters(run.path).items():
+            count, channels, height, width = weights.shape
+            words = (
+                f"{run.label}: the {count} filters of {height} by {width} weights over the image {image!r}, a row per "
+                f"channel ({channels}). Blue is negative, orange positive; each filter has a scale of its own."
+            )
+            tag = image_tag(weights, escape(words))
+            figures.append(f'<figure class="card">{tag}<figcaption>{escape(words)}</figcaption></figure>')
+    return f"<h2>First layer</h2>{''.join(figures)}" if figures else ""
+
+
 class _Videos:
     """Embeds videos until the page's room for them is used up, the newest of each run first."""
 
@@ -237,23 +256,26 @@ class _Videos:
     def section(self, runs: Sequence[Run]) -> str:
         """The videos of some runs, and a word about those left out; empty if there are none."""
         figures: list[str] = []
+        films: list[str] = []
         left: list[str] = []
         for run in runs:
             shown = 0
             for file in reversed(run.videos):
-                figure = self._embed(run, file) if shown < VIDEOS_PER_RUN else None
+                notes = _notes(file)
+                figure = self._embed(run, file, notes) if shown < VIDEOS_PER_RUN else None
                 if figure is None:
                     left.append(f"{run.name}/videos/{file.name}")
                 else:
-                    figures.append(figure)
+                    (figures if notes is None else films).append(figure)
                     shown += 1
-        if not figures and not left:
+        if not figures and not films and not left:
             return ""
         names = escape(", ".join(left))
         note = f'<p class="note">Not shown (older, torn, or beyond the room of a page): {names}.</p>' if left else ""
-        return f'<h2>Play</h2><div class="videos">{"".join(figures)}</div>{note}'
+        told = f'<div class="films">{"".join(films)}</div>' if films else ""
+        return f'<h2>Play</h2>{told}<div class="videos">{"".join(figures)}</div>{note}'
 
-    def _embed(self, run: Run, file: Path) -> str | None:
+    def _embed(self, run: Run, file: Path, notes: Notes | None) -> str | None:
         """A figure with the video inside, None if it is too large, torn or cannot be read."""
         try:
             size = file.stat().st_size
@@ -264,11 +286,27 @@ class _Videos:
             return None
         self.room -= size
         name = escape(f"{run.label} · {file.stem}")
-        return (
-            f'<figure class="card"><video controls muted loop playsinline '
-            f'preload="metadata" aria-label="{name}" src="data:video/mp4;base64,{data}"></video>'
-            f"<figcaption>{name}</figcaption></figure>"
+        video = (
+            f'<video controls muted loop playsinline preload="metadata" aria-label="{name}" '
+            f'src="data:video/mp4;base64,{data}"></video>'
         )
+        if notes is None:
+            return f'<figure class="card">{video}<figcaption>{name}</figcaption></figure>'
+        beside = panel.panel(notes)
+        self.room -= len(beside)
+        return (
+            f'<div class="film"><figure class="card"><div class="beside">{video}<div>{beside}</div></div>'
+            f'<figcaption>{name} · <span class="score"></span>. {panel.caption(notes)}</figcaption></figure>'
+            f"{panel.values_chart(notes)}</div>"
+        )
+
+
+def _notes(video: Path) -> Notes | None:
+    """What the agent made of a film; a film whose notes are torn is shown without them."""
+    try:
+        return load_notes(video)
+    except UserError:
+        return None
 
 
 def _about(runs: Sequence[Run]) -> Iterator[str]:

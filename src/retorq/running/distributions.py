@@ -21,11 +21,13 @@ class ReturnDistribution:
     """``values [A, K]`` with their ``probabilities [A, K]``, which sum to 1 for every action; float64.
 
     The units are the network's: discounted, after the agent's clipping and rescaling of rewards and values. Values of
-    categorical agents rise; those of quantile agents are in the order of their fractions and may cross.
+    categorical agents rise and are always the same (``fixed``); those of quantile agents are in the order of their
+    fractions and may cross.
     """
 
     values: np.ndarray
     probabilities: np.ndarray
+    fixed: bool = False
 
     def mean(self) -> np.ndarray:
         """Expected return of each action, ``[A]``."""
@@ -40,7 +42,7 @@ def distribution_of(values: ActionValues) -> ReturnDistribution | None:
     """
     if isinstance(values, Categorical):
         probabilities = values.logits[0, 0].double().softmax(0).T
-        return _arrays(values.support.double().expand_as(probabilities), probabilities)
+        return _arrays(values.support.double().expand_as(probabilities), probabilities, fixed=True)
     if isinstance(values, Quantiles):
         fractions, order = values.fractions[0, 0].double().sort()
         edges = torch.nn.functional.pad((fractions[1:] + fractions[:-1]) / 2, (1, 0))
@@ -50,8 +52,8 @@ def distribution_of(values: ActionValues) -> ReturnDistribution | None:
     return None
 
 
-def _arrays(values: Tensor, probabilities: Tensor) -> ReturnDistribution:
-    return ReturnDistribution(values.cpu().numpy().copy(), probabilities.cpu().numpy().copy())
+def _arrays(values: Tensor, probabilities: Tensor, *, fixed: bool = False) -> ReturnDistribution:
+    return ReturnDistribution(values.cpu().numpy().copy(), probabilities.cpu().numpy().copy(), fixed)
 
 
 @torch.inference_mode()

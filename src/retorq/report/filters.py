@@ -1,0 +1,63 @@
+"""The filters of the first convolution as a picture, read from a run's newest checkpoint without PyTorch."""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+_WEIGHT = re.compile(r"online\.torso\.images\.(\w+)\.layers\.0\.weight")
+_NEGATIVE, _POSITIVE = np.array([31, 111, 180]), np.array([207, 90, 6])
+
+
+def first_filters(run: Path) -> dict[str, np.ndarray]:
+    """First-layer weights ``[F, C, H, W]`` by name of the image; empty without a readable checkpoint or images."""
+    found = [file for file in (run / "checkpoints").glob("*/learner.safetensors") if file.parent.name.isdecimal()]
+    for file in sorted(found, key=lambda file: int(file.parent.name), reverse=True):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                names = {match[1]: name for name in tensors.keys() if (match := _WEIGHT.fullmatch(name))}  # noqa: SIM118
+                weights = {image: tensors.get_tensor(name) for image, name in names.items()}
+        except (OSError, SafetensorError):
+            continue
+        return {image: w for image, w in weights.items() if w.ndim == 4 and w.size and np.isfinite(w).all()}
+    return {}
+
+
+def sheet(weights: np.ndarray) -> np.ndarray:
+    """Filters as colors, uint8 RGB: a column per filter, a row per channel, a pixel per weight.
+
+    Blue is negative, orange positive, white zero; each filter is scaled by its largest weight.
+    """
+    filters, channels, height, width = weights.shape
+    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    share = weights / np.where(largest > 0, largest, 1)
+    ends = np.where(share[..., None] < 0, _NEGATIVE, _POSITIVE)
+    tiles = 255 + np.abs(share)[..., None] * (ends - 255)
+    framed = np.full((channels, height + 1, filters, width + 1, 3), 128.0)
+    framed[:, :height, :, :width] = tiles.transpose(1, 2, 0, 3, 4)
+    return framed.reshape(channels * (height + 1), filters * (width + 1), 3)[:-1, :-1].round().astype(np.uint8)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """A uint8 RGB picture ``[H, W, 3]`` as a PNG file (RFC 2083: truecolor, no filter)."""
+    height, width, _ = picture.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), picture.reshape(height, -1)], axis=1)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def image_tag(weights: np.ndarray, about: str) -> str:
+    """The sheet as an ``<img>`` that holds its data; ``about`` is escaped text."""
+    data = base64.b64encode(png(sheet(weights))).decode("ascii")
+    return f'<img class="filters" alt="{about}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,84 @@
+"""The first convolution as a picture: read from checkpoints, drawn exactly."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from retorq.report import write_report
+from retorq.report.filters import first_filters, png, sheet
+
+NAME = "online.torso.images.obs.layers.0.weight"
+
+
+def checkpoint(run: Path, step: int, weights: dict[str, np.ndarray]) -> Path:
+    folder = run / "checkpoints" / str(step)
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "learner.safetensors")
+    return folder / "learner.safetensors"
+
+
+def test_the_newest_readable_checkpoint_counts(tmp_path: Path) -> None:
+    assert first_filters(tmp_path) == {}
+    for step in (900, 1000):
+        checkpoint(tmp_path, step, {NAME: np.full((2, 1, 3, 3), step, np.float32), "online.x": np.ones(3)})
+    (tmp_path / "checkpoints" / ".part").mkdir()
+    assert first_filters(tmp_path)["obs"].max() == 1000
+    (tmp_path / "checkpoints" / "1000" / "learner.safetensors").write_bytes(b"torn")
+    assert first_filters(tmp_path)["obs"].max() == 900
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"target.torso.images.obs.layers.0.weight": np.ones((2, 1, 3, 3), np.float32)},
+        {"online.torso.images.obs.layers.2.weight": np.ones((2, 1, 3, 3), np.float32)},
+        {NAME: np.full((2, 1, 3, 3), np.nan, np.float32)},
+    ],
+)
+def test_only_finite_first_layers_of_the_online_network_are_shown(tmp_path: Path, weights: dict) -> None:
+    checkpoint(tmp_path, 5, weights)
+    assert first_filters(tmp_path) == {}
+
+
+def test_a_column_per_filter_and_a_row_per_channel() -> None:
+    weights = np.zeros((3, 2, 4, 5))
+    weights[1, 0, 2, 3], weights[1, 1, 0, 0] = 2.0, -1.0
+    picture = sheet(weights)
+    assert picture.shape == (2 * 5 - 1, 3 * 6 - 1, 3)
+    assert picture[2, 6 + 3].tolist() == [207, 90, 6]
+    np.testing.assert_allclose(picture[5, 6], (255 + np.array([31, 111, 180])) / 2, atol=0.51)
+    assert picture[0, 0].tolist() == [255, 255, 255]
+    assert picture[4, 0].tolist() == picture[0, 5].tolist() == [128, 128, 128]
+    weights[1] *= 10  # a filter has a scale of its own
+    np.testing.assert_array_equal(sheet(weights), picture)
+
+
+def test_the_file_is_a_png_of_these_pixels() -> None:
+    picture = np.random.default_rng(0).integers(256, size=(3, 5, 3)).astype(np.uint8)
+    data = png(picture)
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, {}
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        chunks[kind] = body
+        at += 12 + length
+    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (5, 3, 8, 2, 0, 0, 0)
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(3, 16)
+    assert (rows[:, 0] == 0).all()
+    np.testing.assert_array_equal(rows[:, 1:].reshape(3, 5, 3), picture)
+
+
+def test_the_page_shows_them(make_run, tmp_path: Path) -> None:
+    folder = make_run("a")
+    assert "First layer" not in write_report([folder], tmp_path / "r.html").read_text()
+    checkpoint(folder, 5, {NAME: np.ones((16, 4, 3, 3), np.float32)})
+    text = write_report([folder], tmp_path / "r.html").read_text()
+    assert "the 16 filters of 3 by 3 weights over the image &#x27;obs&#x27;, a row per channel (4)" in text
+    assert text.count('src="data:image/png;base64,') == 1

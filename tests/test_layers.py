@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"algorithms", "running"},
     {"report", "api"},
     {"bench"},
+    {"study"},
     {"__init__"},
     {"commands"},
     {"cli"},

@@ -1,4 +1,4 @@
-"""The command line: ``retorq train | resume | eval | report | bench | list | doctor``.
+"""The command line: ``retorq train | resume | eval | report | bench | study | list | doctor``.
 
 Only the chosen command's modules are imported, so that ``retorq --help`` does not wait for torch.
 """
@@ -21,8 +21,9 @@ commands
   resume RUN    go on with a stopped run
   eval RUN      play whole games by a named protocol; scores, interval, video
   report RUN... one self-contained page: curves, scores, settings, video
-  bench WHAT    measure this machine: learner, acting, replay, end-to-end
-  list WHAT     agents, envs or protocols
+  bench WHAT    measure this machine: learner, acting, end-to-end, replay, memory, unroll
+  study NAME    variants of agents on small tasks, several seeds, with statistics
+  list WHAT     agents, envs, protocols or studies
   doctor [ENV]  look at this installation, or try an environment
 
 ENV is a Gymnasium id (ALE/Pong-v5, CartPole-v1), a built-in toy (catch, memory), or module:Class of your own.
@@ -77,7 +78,7 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
         return run
 
     functions = {"eval": "evaluate", "list": "show"}
-    names = ("train", "resume", "eval", "report", "bench", "list", "doctor")
+    names = ("train", "resume", "eval", "report", "bench", "study", "list", "doctor")
     return {name: lazily(functions.get(name, name)) for name in names}
 
 

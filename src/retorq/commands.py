@@ -158,7 +158,8 @@ class _Eval:
     seed: int = 1_000
     """Seed of the evaluation's environments and actions."""
     video: int = 0
-    """Record this many games, of the seeds from --seed on, played by the protocol, as RUN/videos/STEP-I.mp4."""
+    """Record this many games, of the seeds from --seed on, played by the protocol, as RUN/videos/STEP-I.mp4, with what
+    the agent made of them (STEP-I.json), which the report shows beside the film."""
     device: str = "cpu"
     """cpu or cuda."""
     json: bool = False
@@ -201,10 +202,14 @@ def _told(record: dict[str, Any]) -> str:
 
 
 def _video(player: Any, path: Path, protocol: str, seed: int, *, quiet: bool) -> None:
+    from retorq.report.notes import Recorder
     from retorq.report.video import write_video
 
     path.parent.mkdir(exist_ok=True)
-    write_video(path, player.watch(protocol=protocol, seed=seed), fps=15)
+    spec = player.agent.spec
+    recorder = Recorder(15, spec.action_names or [f"action {index}" for index in range(spec.actions)])
+    write_video(path, recorder.pictures(player.film(protocol=protocol, seed=seed)), fps=recorder.fps)
+    recorder.save(path.with_suffix(".json"))
     if not quiet:
         print(f"recorded a game in {path}")
 
@@ -231,8 +236,8 @@ def report(words: list[str]) -> int:
 def show(words: list[str]) -> int:
     """List what there is."""
 
-    def command(what: tyro.conf.Positional[Literal["agents", "envs", "protocols"]]) -> int:
-        """List agents, environments or evaluation protocols.
+    def command(what: tyro.conf.Positional[Literal["agents", "envs", "protocols", "studies"]]) -> int:
+        """List agents, environments, evaluation protocols or studies.
 
         Args:
             what: What to list.
@@ -257,6 +262,10 @@ def _listed(what: str) -> list[tuple[str, str]]:
         from retorq.running.evaluate import PROTOCOLS
 
         return [(name, protocol.summary) for name, protocol in PROTOCOLS.items()]
+    if what == "studies":
+        from retorq.study import NAMES
+
+        return list(NAMES.items())
     from retorq.envs.listing import environments
 
     return environments()
@@ -265,6 +274,13 @@ def _listed(what: str) -> list[tuple[str, str]]:
 def bench(words: list[str]) -> int:
     """Measure this machine."""
     from retorq.bench import run
+
+    return run(words)
+
+
+def study(words: list[str]) -> int:
+    """Train variants of agents over several seeds and compare them."""
+    from retorq.study import run
 
     return run(words)
 

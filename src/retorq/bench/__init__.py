@@ -19,22 +19,23 @@ WHAT: dict[str, str] = {
     "end-to-end": "retorq.bench.end_to_end",
     "replay": "retorq.bench.replay",
     "memory": "retorq.bench.memory",
+    "unroll": "retorq.bench.unroll",
 }
 """What can be measured: module whose ``measure(Setup)`` returns the rows of the table."""
 
-MINUTES = {"learner": 3, "acting": 1, "end-to-end": 4, "replay": 2, "memory": 2}
+MINUTES = {"learner": 3, "acting": 1, "end-to-end": 4, "replay": 2, "memory": 2, "unroll": 3}
 """How long each takes on two cores, roughly."""
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """Measure this machine: learner, acting, end-to-end, replay, memory, or all of them.
+    """Measure this machine: learner, acting, end-to-end, replay, memory, unroll, or all of them.
 
     Other programs must rest meanwhile. What each number means: docs/benchmarks.md.
     """
 
     what: tyro.conf.Positional[str]
-    """learner, acting, end-to-end, replay, memory, or all."""
+    """learner, acting, end-to-end, replay, memory, unroll, or all."""
     json: bool = False
     """Print the rows as JSON and nothing else."""
     out: Path | None = None

@@ -196,9 +196,9 @@ class Memory(Toy):
 class TMaze(Toy):
     """A sign at the start of a corridor tells which way to turn at its end (Bakker 2002); hopeless without memory.
 
-    Observation: vector of 3 bits, (1, 1, 0) or (0, 1, 1) at the start for a goal in the north or in the south, (1, 0, 1)
-    in the corridor, (0, 1, 0) at the junction, ``corridor`` steps east of the start. Turning north or south there ends
-    the game: 4 if right, -0.1 if not. Standing still, which is what walking into a wall comes to, costs 0.1.
+    Observation: vector of 3 bits, (1, 1, 0) or (0, 1, 1) at the start for a goal in the north or in the south,
+    (1, 0, 1) in the corridor, (0, 1, 0) at the junction, ``corridor`` steps east of the start. Turning north or south
+    there ends the game: 4 if right, -0.1 if not. Standing still, which is what walking into a wall comes to, costs 0.1.
     """
 
     name, action_names = "tmaze", ("north", "east", "south", "west")

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from retorq.nn.products import Linear, linear
 from retorq.nn.recurrence import Recurrence
 from retorq.types import Tree
 
@@ -88,7 +89,7 @@ class LSTM(nn.Module):
 
     def gates(self, x: Tensor) -> Tensor:
         """The input products of all rows at once, ``[..., 4 hidden]``."""
-        return nn.functional.linear(x, self.weight_input, self.bias)
+        return linear(x, self.weight_input, self.bias)
 
     def run(self, gates: Tensor, keep: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loop over rows; see :class:`Recurrence`."""
@@ -114,7 +115,7 @@ class Cosines(nn.Module):
 
     def __init__(self, features: int, cosines: int = 64) -> None:
         super().__init__()
-        self.linear = nn.Linear(cosines, features)
+        self.linear = Linear(cosines, features)
         self.register_buffer("multiples", pi * torch.arange(1, cosines + 1, dtype=torch.float32), persistent=False)
 
     def forward(self, fractions: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from retorq.nn.cores import Cosines, Features
 from retorq.nn.noisy import NoisyLinear
+from retorq.nn.products import Linear
 from retorq.ops.risk import Risk
 from retorq.types import UserError
 from retorq.values import ActionValues, Quantiles, Scalars
@@ -51,7 +52,7 @@ class Streams(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, noise: float, *, blocks: int = 1) -> nn.Linear | NoisyLinear:
-    return NoisyLinear(inputs, outputs, noise, blocks=blocks) if noise else nn.Linear(inputs, outputs)
+    return NoisyLinear(inputs, outputs, noise, blocks=blocks) if noise else Linear(inputs, outputs)
 
 
 def _apply(layer: nn.Module, x: Tensor, generator: torch.Generator | None) -> Tensor:

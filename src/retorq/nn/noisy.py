@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from retorq.nn.products import linear
+
 
 class NoisyLinear(nn.Module):
     """``y = (mu_w + sigma_w * eps_w) x + mu_b + sigma_b * eps_b`` with factorised Gaussian noise.
@@ -41,11 +43,11 @@ class NoisyLinear(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """``[..., inputs]`` to ``[..., outputs]``; noise from ``generator`` while training, none in evaluation mode."""
         if not self.training:
-            return nn.functional.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         weight_noise, bias_noise = self.noise(generator)
         # One matrix product with the summed weights: at batch sizes above a few that is cheaper than two products.
         weight = torch.addcmul(self.weight, self.weight_sigma, weight_noise)
-        return nn.functional.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, bias_noise))
+        return linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, bias_noise))
 
     def noise(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """One draw of ``eps_w [outputs, inputs]`` and ``eps_b [outputs]``; no gradient."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from retorq.nn.products import mm
+
 
 class Recurrence(torch.autograd.Function):
     """``(gates [T,B,4H], weight [4H,H], h [B,H], c [B,H], keep [T,B,1]) -> (outputs [T,B,H], h, c)``.
@@ -41,7 +43,7 @@ class Recurrence(torch.autograd.Function):
             h_before[t] = h * keep[t]
             torch.mul(c, keep[t], out=cells[t])
             a = activations[t]
-            a.add_(torch.mm(h_before[t], transposed))
+            a.add_(mm(h_before[t], transposed))
             a[:, : 3 * size].sigmoid_()
             a[:, 3 * size :].tanh_()
             i, f, o, g = a.split(size, dim=1)
@@ -75,9 +77,9 @@ class Recurrence(torch.autograd.Function):
                 out=(step := torch.empty_like(factor[t].unflatten(1, (4, size)))),
             )
             d_gates[t] = step.flatten(1)
-            d_h = torch.mm(d_gates[t], w).to(cells.dtype) * keep[t]
+            d_h = mm(d_gates[t], w).to(cells.dtype) * keep[t]
             d_c = d_c * f[t] * keep[t]
         d_weight = None
         if ctx.needs_input_grad[1]:
-            d_weight = torch.mm(d_gates.flatten(0, 1).t(), h_before.flatten(0, 1)).to(weight.dtype)
+            d_weight = mm(d_gates.flatten(0, 1).t(), h_before.flatten(0, 1)).to(weight.dtype)
         return d_gates, d_weight, d_h, d_c, None

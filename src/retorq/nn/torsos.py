@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from retorq.nn.products import Linear
 from retorq.types import Leaf, Tree
 
 CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -70,15 +71,35 @@ class Image(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[T, B, C, H, W]`` to ``[T, B, size]``."""
-        lead, image = pixels.shape[:2], pixels.flatten(0, 1)
-        if torch.is_autocast_enabled(pixels.device.type):
-            image = image.to(torch.get_autocast_dtype(pixels.device.type))
-        else:
-            image = image.to(torch.float32)
-        image = image * self.scale
+        lead, device = pixels.shape[:2], pixels.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        image = _floats(pixels.flatten(0, 1), dtype)
         if self.centered:
-            image = image - self.mean.to(image.dtype)
-        return self.layers(image).flatten(1).unflatten(0, lead)
+            image = image - (self.mean / self.scale).to(dtype)
+        if len(self.layers) == 0:
+            return (image * self.scale).flatten(1).unflatten(0, lead)
+        # Scaling the first layer's weights instead of every pixel: the same sums, and no second image.
+        first, *others = self.layers
+        assert isinstance(first, nn.Conv2d)
+        x = nn.functional.conv2d(image, first.weight * self.scale, first.bias, first.stride)
+        for layer in others:
+            x = layer(x)
+        return x.flatten(1).unflatten(0, lead)
+
+
+def _floats(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels ``[N, C, H, W]`` as ``dtype``; on a CPU the channels of a pixel lie side by side.
+
+    That is how oneDNN's convolutions are fastest, the weights' gradient of a stack of 4 images by a factor of 4. Plane
+    by plane is three times as fast as PyTorch's own change of the order.
+    """
+    channels = image.shape[1]
+    if image.device.type != "cpu" or channels > 16:
+        return image.to(dtype)
+    out = torch.empty(image.shape[0], *image.shape[2:], channels, dtype=dtype)
+    for channel in range(channels):
+        out[..., channel] = image[:, channel]
+    return out.permute(0, 3, 1, 2)
 
 
 class Torso(nn.Module):
@@ -115,7 +136,7 @@ class Torso(nn.Module):
                 size += leaf.high if leaf.kind == "discrete" else prod(leaf.shape)
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(size, width), nn.ReLU(inplace=True)]
+            layers += [Linear(size, width), nn.ReLU(inplace=True)]
             size = width
         if norm:
             layers.append(nn.LayerNorm(size))

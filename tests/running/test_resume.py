@@ -25,6 +25,16 @@ VARIANTS = [
     {"prioritized": True, "precision": "fp32", "start_state": "zero"},
     {"prioritized": False, "precision": "bf16", "publish_period": 4, "quantile_layer": "separate"},
     {"prioritized": True, "precision": "bf16", "publish_period": 4},
+    {
+        "prioritized": True,
+        "precision": "fp32",
+        "sequences": "within",
+        "start_state": "stored+burn_in",
+        "burn_in": 3,
+        "refresh": 1.5,
+    },
+    {"prioritized": False, "precision": "fp32", "sequences": "episode", "start_state": "zero"},
+    {"prioritized": False, "precision": "bf16", "start_state": "whole", "replay_ratio": 2.0},
 ]
 # Runs the command line, sends SIGNAL to itself when step 80 is done, and saves once at step 60 if told to.
 DRIVER = """

@@ -1,6 +1,7 @@
 """The loop's single step: credits, warm-up, publishing, and updates that fail."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from retorq.types import Diverged
 
 
 def trainer_of(total=100_000, learn=False, **settings):
-    small = agent("chain", **settings)
+    measured = {name: settings.pop(name) for name in ("discrepancy_period",) if name in settings}
+    small = replace(agent("chain", **settings), **measured)
     trainer = Trainer(small, make("chain", columns=small.columns), total=total)
     if not learn:  # the update itself is tested elsewhere, and takes long
 
@@ -122,6 +124,138 @@ def test_progress_and_errors_reach_learner_and_replay():
     assert all(progress == min(1.0, steps / 400) for steps, progress in seen)
     assert set(told) == {((2, 2), 5.0, 1.0, 7.0)}
     assert 400 <= trainer.steps <= 401
+
+
+def test_delta_q_is_measured_on_its_period_at_both_ends_of_the_learned_rows():
+    """Windows of 3 + 4 + 2 rows, states every 2 rows: measured before rows 4 and 6, or before 3, 5 and 7."""
+    trainer = trainer_of(
+        replay_ratio=8.0,
+        burn_in=3,
+        start_state="stored+burn_in",
+        sequences="within",
+        discrepancy_period=3,
+        replay_size=300,
+    )
+    asked, plain = [], trainer.replay.states_at
+
+    def states_at(keys, offset):
+        asked.append((trainer.learner.updates, offset.copy()))
+        assert ((trainer.replay.first_row(keys) + offset) % 2 == 0).all()
+        return plain(keys, offset)
+
+    trainer.replay.states_at = states_at
+    while trainer.learner.updates < 12:
+        trainer.step()
+    assert {updates for updates, _ in asked} == set(range(0, trainer.learner.updates, 3))
+    for (updates, initial), (same, final) in zip(asked[::2], asked[1::2], strict=True):
+        assert updates == same
+        assert set(initial) <= {3, 4}
+        assert set(final) <= {6, 7}
+    sums = dict(trainer.discrepancies)
+    means = trainer.means()
+    for name, (total, count) in sums.items():
+        assert 0 < count <= 5
+        assert means[f"delta_q_{name}"] == total / count
+        assert 0 <= means[f"delta_q_{name}"] < 10
+    trainer.sums = {"loss": torch.tensor(1.0)}
+    assert "delta_q_initial" not in trainer.means()
+
+
+@pytest.mark.parametrize("settings", [{"discrepancy_period": 0}, {"memory": "none", "sequence_length": 1}])
+def test_delta_q_is_not_measured_where_it_means_nothing(settings):
+    trainer = trainer_of(replay_ratio=8.0, **settings)
+    while trainer.learner.updates < 3:
+        trainer.step()
+    assert trainer.discrepancies == {"initial": [0, 0], "final": [0, 0]}
+    assert set(trainer.means()) == {"loss", "skipped"}
+
+
+def test_measuring_delta_q_changes_nothing():
+    """With and without it a run is the same, and what it measures of its own fresh states is small."""
+    runs = []
+    for period in (0, 2):
+        trainer = trainer_of(learn=True, replay_ratio=8.0, discrepancy_period=period)
+        while trainer.learner.updates < 9:
+            trainer.step()
+        runs.append((trainer.learner.state_dict()[0], trainer.replay.sample(5).keys.tolist()))
+    (one, keys), (other, other_keys) = runs
+    assert keys == other_keys
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_before_anything_was_learned_stored_states_are_fresh():
+    trainer = trainer_of(replay_ratio=8.0, discrepancy_period=1, warmup=60, replay_size=400)
+    while trainer.learner.updates < 3:  # the network stays as it is here
+        trainer.step()
+    means = trainer.means()
+    assert means["delta_q_initial"] == 0  # no burn-in: the stored state itself
+    assert 0 < means["delta_q_final"] < 0.02  # what half precision leaves
+
+
+@pytest.mark.parametrize("refresh", [0.5, 3.0])
+def test_states_are_refreshed_by_credits(refresh):
+    """Rows refreshed per row trained; a step refreshes the period of every column: 4 rows here."""
+    trainer = trainer_of(replay_ratio=2.0, refresh=refresh, warmup=60)
+    steps, plain = [], trainer.refresh.step
+    trainer.refresh.step = lambda: steps.append(1) or plain()
+    assert trainer.refresh.rows == 4
+    while trainer.learner.updates < 20:
+        trainer.step()
+        trained = trainer.learner.updates * 8
+        assert 4 * len(steps) == refresh * trained - trainer.refresh_credits
+        assert 0 <= trainer.refresh_credits < 4
+    assert trainer_of(refresh=0.0).refresh is None
+
+
+def test_refreshing_brings_delta_q_down():
+    """States stored under other weights are stale; a sweep with today's makes them fresh."""
+    trainer = trainer_of(replay_ratio=8.0, refresh=1e-9, warmup=100, replay_size=400, burn_in=2,
+                         start_state="stored+burn_in", discrepancy_period=0)  # fmt: skip
+    while trainer.learner.updates < 1:
+        trainer.step()
+    with torch.no_grad():
+        for p in trainer.learner.online.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), alpha=0.3)
+
+    def measured():
+        trainer.discrepancies = {"initial": [0.0, 0], "final": [0.0, 0]}
+        trainer._measure(trainer.replay.sample(64))
+        return trainer.discrepancies
+
+    stale = measured()
+    for _ in range(trainer.replay.storage.rows):
+        trainer.refresh.step()
+    fresh = measured()
+    for name in ("initial", "final"):
+        assert stale[name][1] == fresh[name][1] == 1
+        assert fresh[name][0] < 0.1 * stale[name][0]
+
+
+def test_the_diary_tells_of_priorities_that_were_not_finite():
+    trainer = trainer_of(replay_ratio=8.0, prioritized=True, discrepancy_period=0)
+    while trainer.learner.updates < 2:
+        trainer.step()
+    assert "priorities_clamped" not in trainer.means()
+    keys = trainer.replay.sample(2).keys
+    trainer.replay.update(keys, torch.full((4, 2), math.inf), torch.ones(4, 2))
+    trainer.step()
+    assert trainer.means()["priorities_clamped"] == 2
+
+
+@pytest.mark.parametrize("settings", [{"refresh": 2.0, "discrepancy_period": 2}, {"start_state": "whole"}])
+def test_what_a_checkpoint_holds_comes_back(settings):
+    """Numbers and arrays equal, also those of measurements and sweeps that were under way."""
+    one, other = (trainer_of(learn=True, replay_ratio=8.0, warmup=60, **settings) for _ in range(2))
+    while one.learner.updates < 6:
+        one.step()
+    parts = one.tensors() | {name: tensors() for name, (_, tensors) in one.replay.chunks().items()}
+    other.load(lambda name: parts[name], parts, one.numbers(), rows=True)
+    assert other.numbers() == one.numbers()
+    if one.refresh is not None:
+        assert one.numbers()["refresh_position"] != [0, 0]
+        assert 1 <= one.numbers()["discrepancies"]["initial"][1] <= 3
+    for part, tensors in other.tensors().items():
+        assert all(torch.equal(tensors[name], parts[part][name]) for name in parts[part])
 
 
 @pytest.mark.parametrize("prioritized", [False, True])

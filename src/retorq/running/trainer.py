@@ -58,7 +58,7 @@ class Trainer:
         self.refill = 0
         self.sums: dict[str, Tensor] = {}
         self.updates_summed = 0
-        self.discrepancies = {"initial": 0.0, "final": 0.0, "count": 0}
+        self.discrepancies = {"initial": [0.0, 0.0], "final": [0.0, 0.0]}  # sum and count
         self.refresh = Refresh(self.replay, self._unrolled) if agent.refresh > 0 else None
         self.refresh_credits = 0.0
         self.last_batch: Batch | None = None
@@ -135,20 +135,15 @@ class Trainer:
         row = self.replay.first_row(batch.keys)
         first = -(-(row + window.burn_in) // window.period) * window.period - row
         final = (row + window.burn_in + window.length) // window.period * window.period - row
-        found = {}
         for name, offset in (("initial", first), ("final", final)):
-            inside = (offset >= window.burn_in) & (offset < trajectory.rows)
-            at = torch.from_numpy(np.where(inside, offset, 0)).to(self.learner.device)
-            if not inside.all():
+            if ((offset < window.burn_in) | (offset >= trajectory.rows)).any():
                 return  # the grid is wider than the window
+            at = torch.from_numpy(offset).to(self.learner.device)
             value = delta_q(self.learner.online, trajectory, start, self.replay.states_at(batch.keys, offset), at)
             kept = value[same_game(trajectory.last, window.burn_in, at) & value.isfinite()]
-            if not len(kept):
-                return
-            found[name] = float(kept.mean())
-        for name, mean in found.items():
-            self.discrepancies[name] += mean
-        self.discrepancies["count"] += 1
+            if len(kept):
+                self.discrepancies[name][0] += float(kept.mean())
+                self.discrepancies[name][1] += 1
 
     def _unrolled(self, inputs: Inputs, state: Tree) -> Tree:
         """The state after rows, by the weights of today; fractions depend on the number of updates alone."""
@@ -183,9 +178,8 @@ class Trainer:
         count = max(1.0, self.updates_summed - skipped)
         self.sums, self.updates_summed = {}, 0
         means = {name: value / count for name, value in sums.items()} | {"skipped": skipped}
-        if measured := self.discrepancies["count"]:
-            means |= {f"delta_q_{name}": self.discrepancies[name] / measured for name in ("initial", "final")}
-            self.discrepancies = {"initial": 0.0, "final": 0.0, "count": 0}
+        means |= {f"delta_q_{name}": total / n for name, (total, n) in self.discrepancies.items() if n}
+        self.discrepancies = {name: [0.0, 0.0] for name in self.discrepancies}
         if clamped := self.replay.clamped:
             means["priorities_clamped"] = float(clamped)
         return means
@@ -249,7 +243,7 @@ class Trainer:
                     self.replay.storage.restore(name, read(name))
         self.refill = int(numbers["refill"]) if rows else self.steps + self.agent.warmup
         self.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
-        self.discrepancies = dict(numbers["discrepancies"])
+        self.discrepancies = {name: [*told] for name, told in numbers["discrepancies"].items()}
         self.refresh_credits = float(numbers["refresh_credits"])
         if self.refresh is not None and rows:
             self.refresh.position[:] = numbers["refresh_position"]

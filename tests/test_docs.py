@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from retorq import cli
-from retorq.algorithms.recurrent_iqn import atari
+from retorq import algorithms, cli, commands
 from retorq.ops.returns import n_step
+from retorq.running import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -61,22 +61,62 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-def test_the_published_configuration_is_the_default() -> None:
-    """docs/algorithms/recurrent_iqn.md shows each field's value; --preset atari must be the same."""
-    config = atari()
+@pytest.mark.parametrize("agent", algorithms.AGENTS)
+def test_the_published_configuration_is_the_default(agent: str) -> None:
+    """A page shows the value of each field that was published; --preset atari must be the same; it names the others."""
+    page = ROOT / "docs" / "algorithms" / f"{agent}.md"
+    config = algorithms.load(agent).atari()
+    rows = [row for row in table(page, "setting") if row["field"]]
+    shown = [(name.strip("` "), row["value"]) for row in rows for name in row["field"].split(",")]
     words: dict[str, object] = {"on": True, "off": False, "as N": None}
-    rows = [row for row in table(ROOT / "docs" / "algorithms" / "recurrent_iqn.md", "setting") if row["field"]]
-    shown = {name.strip("` "): row for row in rows for name in row["field"].split(",")}
-    for name, row in shown.items():
-        text, value = row["value"].replace(",", ""), getattr(config, name)
+    for name, text in shown:
+        value = getattr(config, name)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        assert (float(text) if number else words.get(text, text)) == value, name
-    ours = {f.name for f in fields(config)} - set(shown)
-    assert ours == {
-        *("epsilon_uniform_steps", "torso", "torso_hidden", "quantile_layer", "time_reduction", "state_period"),
-        *("priority_exponent", "priority_beta", "priority_eta", "priority_error"),
-        *("precision", "cuda_graph", "publish_period", "torso_norm", "center_images"),
-    }
+        assert (float(text.replace(",", "")) if number else words.get(text, text)) == value, name
+    others = re.search(r"^Fields without a published value: (.*?)\n\n", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert others is not None
+    named = re.findall(r"`(\w+)`", others[1])
+    assert sorted([name for name, _ in shown] + named) == sorted(field.name for field in fields(config))
+
+
+def test_the_index_names_every_agent() -> None:
+    rows = table(ROOT / "docs" / "algorithms" / "README.md", "agent")
+    links = [re.fullmatch(r"\[`(\w+)`\]\((\w+)\.md\)", row["agent"]) for row in rows]
+    assert sorted((link[1], link[2]) for link in links if link) == sorted((name, name) for name in algorithms.AGENTS)
+    for name in algorithms.AGENTS:
+        text = (ROOT / "docs" / "algorithms" / f"{name}.md").read_text()
+        assert f"retorq train ENV --agent {name}`" in text
+        assert f"`src/retorq/algorithms/{name}.py`" in text
+
+
+def commands_of(page: Path) -> list[str]:
+    """The `retorq train` commands of a page's code blocks, one line each."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("retorq train")]
+
+
+SHOWN = sorted({line for page in (ROOT / "docs" / "algorithms").glob("*.md") for line in commands_of(page)})
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_every_command_of_the_algorithm_pages_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flags exist, the settings go together and fit the environment, and a network is built."""
+    words = line.split()[1:]
+    environment = words[1]
+    if environment.startswith("ALE/"):
+        pytest.importorskip("ale_py")
+    if environment.startswith("MinAtar/"):
+        pytest.importorskip("minatar")
+    asked = []
+    monkeypatch.setattr(train, "prepare", lambda run: None)
+    monkeypatch.setattr(train, "introduce", lambda task, run, say: asked.append(task))
+    monkeypatch.setattr(commands, "_say", lambda text: None)
+    if "cuda" in words:  # not on every machine
+        words[words.index("cuda")] = "cpu"
+    code = commands.train([*words[1:], "--dry-run"])
+    assert code == 0
+    assert [task.agent.name for task in asked] == [words[words.index("--agent") + 1]]
 
 
 def test_the_readme_lists_the_commands() -> None:

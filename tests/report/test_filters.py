@@ -48,11 +48,15 @@ def test_a_column_per_filter_and_a_row_per_channel() -> None:
     weights = np.zeros((3, 2, 4, 5))
     weights[1, 0, 2, 3], weights[1, 1, 0, 0] = 2.0, -1.0
     picture = sheet(weights)
-    assert picture.shape == (2 * 5 - 1, 3 * 6 - 1, 3)
-    assert picture[2, 6 + 3].tolist() == [207, 90, 6]
-    np.testing.assert_allclose(picture[5, 6], (255 + np.array([31, 111, 180])) / 2, atol=0.51)
+    zoom = 24 // 5
+    tall, wide = 4 * zoom + 2, 5 * zoom + 2
+    assert picture.shape == (2 * tall - 2, 3 * wide - 2, 3)
+    square = picture[2 * zoom : 3 * zoom, wide + 3 * zoom : wide + 4 * zoom]
+    assert (square == [207, 90, 6]).all()
+    np.testing.assert_allclose(picture[tall, wide], (255 + np.array([31, 111, 180])) / 2, atol=0.51)
     assert picture[0, 0].tolist() == [255, 255, 255]
-    assert picture[4, 0].tolist() == picture[0, 5].tolist() == [128, 128, 128]
+    assert (picture[tall - 2 : tall] == 128).all()
+    assert (picture[:, wide - 2 : wide] == 128).all()
     weights[1] *= 10  # a filter has a scale of its own
     np.testing.assert_array_equal(sheet(weights), picture)
 

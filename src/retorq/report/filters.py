@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 _WEIGHT = re.compile(r"online\.torso\.images\.(\w+)\.layers\.0\.weight")
+GAP = 2
 _NEGATIVE, _POSITIVE = np.array([31, 111, 180]), np.array([207, 90, 6])
 
 
@@ -30,18 +31,21 @@ def first_filters(run: Path) -> dict[str, np.ndarray]:
 
 
 def sheet(weights: np.ndarray) -> np.ndarray:
-    """Filters as colors, uint8 RGB: a column per filter, a row per channel, a pixel per weight.
+    """Filters as colors, uint8 RGB: a column per filter, a row per channel, a square of ``zoom`` pixels per weight.
 
-    Blue is negative, orange positive, white zero; each filter is scaled by its largest weight.
+    Blue is negative, orange positive, white zero; each filter is scaled by its largest weight. ``zoom`` makes filters
+    of any size about as large, with gray lines of ``GAP`` pixels between them.
     """
     filters, channels, height, width = weights.shape
     largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
     share = weights / np.where(largest > 0, largest, 1)
     ends = np.where(share[..., None] < 0, _NEGATIVE, _POSITIVE)
     tiles = 255 + np.abs(share)[..., None] * (ends - 255)
-    framed = np.full((channels, height + 1, filters, width + 1, 3), 128.0)
-    framed[:, :height, :, :width] = tiles.transpose(1, 2, 0, 3, 4)
-    return framed.reshape(channels * (height + 1), filters * (width + 1), 3)[:-1, :-1].round().astype(np.uint8)
+    zoom = max(1, 24 // max(height, width))
+    tiles = tiles.transpose(1, 2, 0, 3, 4).repeat(zoom, axis=1).repeat(zoom, axis=3)
+    framed = np.full((channels, height * zoom + GAP, filters, width * zoom + GAP, 3), 128.0)
+    framed[:, :-GAP, :, :-GAP] = tiles
+    return framed.reshape(-1, filters * (width * zoom + GAP), 3)[:-GAP, :-GAP].round().astype(np.uint8)
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
 
-from retorq.report.chart import SERIES_COLORS, Chart, Line, draw, nice_ticks, read_out, short, tick_labels
+from retorq.report.chart import SERIES_COLORS, Chart, Line, draw, nice_ticks, read_out, tick_labels
 from retorq.report.notes import Notes
 
 WIDTH, LEFT, RIGHT, BELOW = 460, 92, 58, 42
@@ -27,6 +28,7 @@ def panel(notes: Notes) -> str:
     row = max(18.0, min(54.0, 330.0 / count))
     bottom = count * row + 6
     scale = (WIDTH - LEFT - RIGHT) / (high - low)
+    digits = max(0, min(6, 2 - math.floor(math.log10(high - low))))
     parts = list(_axis(low, high, scale, bottom))
     for index, name in enumerate(notes.actions):
         base = (index + 1) * row
@@ -39,8 +41,8 @@ def panel(notes: Notes) -> str:
             f'<text class="name" x="{LEFT - 10}" y="{base - row * 0.28:.1f}" text-anchor="end">{escape(name)}</text>'
             f'<path class="shape" d="{_shape(notes, index, base, row * 0.84, low, scale)}"/>'
             f'<line class="mean" x1="{at:.1f}" x2="{at:.1f}" y1="{base - row * 0.9:.1f}" y2="{base + 2:.1f}"/>'
-            f'<text class="number" x="{WIDTH - 4}" y="{base - row * 0.28:.1f}" text-anchor="end">{short(value)}</text>'
-            "</g>"
+            f'<text class="number" x="{WIDTH - 4}" y="{base - row * 0.28:.1f}" text-anchor="end">'
+            f"{_number(value, digits)}</text></g>"
         )
     about = "Return of each action" if notes.bars is not None else "Value of each action"
     told = {
@@ -50,6 +52,7 @@ def panel(notes: Notes) -> str:
         "left": LEFT,
         "scale": scale,
         "row": row,
+        "digits": digits,
         "values": notes.values.tolist(),
         "taken": notes.taken.tolist(),
         "score": notes.score.tolist(),
@@ -92,6 +95,10 @@ def _axis(low: float, high: float, scale: float, bottom: float) -> Iterator[str]
         yield f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{bottom:.1f}"/>'
         yield f'<text x="{at:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{label}</text>'
     yield f'<text class="label" x="{WIDTH - RIGHT}" y="{bottom + 34:.1f}" text-anchor="end">return from here on</text>'
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def _shape(notes: Notes, index: int, base: float, height: float, low: float, scale: float) -> str:
@@ -202,7 +209,7 @@ function film(block) {
       act.querySelector('.shape').setAttribute('d', path);
       const mean = act.querySelector('.mean');
       mean.setAttribute('x1', x); mean.setAttribute('x2', x);
-      act.querySelector('.number').textContent = text(value);
+      act.querySelector('.number').textContent = value.toFixed(told.digits).replace('-', '−');
       act.classList.toggle('taken', told.taken[at] === a);
     });
     for (const move of marks) move(at * told.stride);

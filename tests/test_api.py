@@ -85,8 +85,10 @@ def test_a_player_silences_noise_while_it_plays_and_only_then(trained, monkeypat
     plain = player.network.unroll
     monkeypatch.setattr(player.network, "unroll", lambda *row: (modes.append(player.network.training), plain(*row))[1])
     player.network.train(training)
-    player.values(np.zeros(player.agent.spec.observation["obs"].shape, np.float32))
-    assert player.network.training is training
+    observation = np.zeros(player.agent.spec.observation["obs"].shape, np.float32)
+    for ask in (player.values, player.distribution):
+        ask(observation)
+        assert player.network.training is training
     player.evaluate(episodes=1)
     assert player.network.training is training
     for _ in player.watch(longest=3):

@@ -3,12 +3,14 @@
 import re
 import tomllib
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from retorq import algorithms, cli, commands
+from retorq import algorithms, api, cli, commands
+from retorq.envs.make import describe
 from retorq.ops.returns import n_step
 from retorq.running import train
 
@@ -96,6 +98,7 @@ def commands_of(page: Path) -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith("retorq train")]
 
 
+described = cache(describe)  # starting an emulator takes longer than all the rest
 SHOWN = sorted({line for page in (ROOT / "docs" / "algorithms").glob("*.md") for line in commands_of(page)})
 
 
@@ -109,6 +112,7 @@ def test_every_command_of_the_algorithm_pages_is_accepted(line: str, monkeypatch
     if environment.startswith("MinAtar/"):
         pytest.importorskip("minatar")
     asked = []
+    monkeypatch.setattr(api, "describe", described)
     monkeypatch.setattr(train, "prepare", lambda run: None)
     monkeypatch.setattr(train, "introduce", lambda task, run, say: asked.append(task))
     monkeypatch.setattr(commands, "_say", lambda text: None)

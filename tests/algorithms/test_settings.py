@@ -224,6 +224,22 @@ def test_an_agent_is_its_settings(agent):
     assert one.config == small(agent)
 
 
+@pytest.mark.parametrize("agent", [name for name in MODULES if "munchausen" in names(name)])
+def test_munchausen_targets_take_the_other_settings_too(agent):
+    settings = {"gamma": 0.9, "clip_rewards": "sign", "prioritized": True, "priority_error": "loss"}
+    kind = {"samples": 3, "target_samples": 5, "action_samples": 7, "kappa": 0.5, "regression": "squared"}
+    config = change(small(agent, munchausen=True, **settings), kind)
+    quantiles = agent == "iqn"
+    assert loss(MODULES[agent].make(config, FRAMES)) == Munchausen(
+        gamma=0.9,
+        clip="sign",
+        error="loss",
+        kappa=0.5 if quantiles else float("inf"),
+        target_samples=5 if quantiles else None,
+        action_samples=7 if quantiles else None,
+    )
+
+
 @pytest.mark.parametrize("agent", RECURRENT)
 @pytest.mark.parametrize("start", ["whole", "zero", "stored", "zero+burn_in", "stored+burn_in"])
 @pytest.mark.parametrize("sequences", ["any", "within", "episode"])

@@ -36,7 +36,7 @@ from retorq.running.train import (
 from retorq.running.train import train as run_training
 from retorq.types import EnvSpec, Inputs, Refused, Tree, UserError
 
-STEPS = {"atari": 50_000_000, "laptop": 500_000, "toy": 20_000}
+STEPS = {"atari": 50_000_000, "laptop": 500_000, "minatar": 200_000, "toy": 20_000}
 """Agent steps of a run where none are given, by preset."""
 
 
@@ -75,7 +75,9 @@ def compose(
 
 
 def default_preset(spec: EnvSpec, device: str) -> str:
-    """``atari`` on a GPU and ``laptop`` on a CPU for images of 36 pixels and more, else ``toy``."""
+    """``minatar`` for MinAtar; for images of 36 pixels and more ``atari`` on a GPU and ``laptop`` on a CPU; else ``toy``."""
+    if spec.id.startswith("MinAtar/"):
+        return "minatar"
     images = [leaf for leaf in spec.observation.values() if leaf.kind == "image"]
     if not images or min(min(leaf.shape[1:]) for leaf in images) < 36:
         return "toy"

@@ -75,7 +75,7 @@ def compose(
 
 
 def default_preset(spec: EnvSpec, device: str) -> str:
-    """``minatar`` for MinAtar; for images of 36 pixels and more ``atari`` on a GPU and ``laptop`` on a CPU; else ``toy``."""
+    """``minatar`` for MinAtar; for images of 36 pixels and more ``atari`` (GPU) or ``laptop`` (CPU); else ``toy``."""
     if spec.id.startswith("MinAtar/"):
         return "minatar"
     images = [leaf for leaf in spec.observation.values() if leaf.kind == "image"]

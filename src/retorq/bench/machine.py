@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from retorq.bench.table import Cell, Row, rounded
+from retorq.nn.products import mm
 from retorq.running.train import RunOptions, prepare
 
 
@@ -102,8 +103,7 @@ def spread(values: Sequence[float], name: str) -> Row:
 
 
 def multiplication(size: int, dtype: torch.dtype, device: str) -> tuple[Callable[[], object], int]:
-    """A product of two square matrices of that size, and its floating-point operations."""
+    """A product of two square matrices of that size as the networks compute it, and its floating-point operations."""
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    return lambda: torch.mm(a, b, out=out), 2 * size**3
+    return lambda: mm(a, b), 2 * size**3

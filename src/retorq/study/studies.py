@@ -45,11 +45,10 @@ MEMORY_AGENT: dict[str, Any] = {
     "gamma": 0.99,
     "n_step": 5,
     "learning_rate": 1e-3,
-    "anneal_learning_rate": True,  # final weights are what is evaluated
     "optimizer_epsilon": 1e-8,
     "time_reduction": "mean",
     "target_period": 200,
-    "replay_size": 50_000,
+    "replay_size": 10_000,  # of 50,000, most stored states are so old that they are of no use
     "warmup": 1_000,
     "epsilon_uniform_steps": 4_000,
 }

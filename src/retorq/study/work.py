@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from retorq import api
@@ -28,6 +28,7 @@ from retorq.types import Refused, UserError
 
 EVALUATION_SEED = 10_000
 DELTA_Q = "delta_q.json"
+Start = Callable[[Job, int, Sequence[int], Path], BaseProcess]
 
 
 def evaluated(job: Job) -> Path | None:
@@ -146,23 +147,25 @@ def work(
     burn_ins: Sequence[int] = (),
     say: Callable[[str], None] = print,
     stop: StopSignal | None = None,
+    start: Start | None = None,
 ) -> int:
     """Do what is not done yet, ``workers`` runs at a time; the exit code.
 
     0: all is done; 75: stopped by a signal, the same call goes on; else the code of the first run that failed, while
-    the others were done.
+    the others were done. ``start`` begins the process of a run (default: a new interpreter).
     """
+    begin = start if start is not None else _started
     waiting = [job for job in jobs if not done(job, burn_ins)]
     (out / "logs").mkdir(parents=True, exist_ok=True)
     say(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them done before; what they say is in {out / 'logs'}")
-    running: dict[int, tuple[SpawnProcess, Job, float]] = {}
+    running: dict[int, tuple[BaseProcess, Job, float]] = {}
     finished, failure, asked_to_stop = len(jobs) - len(waiting), 0, False
     with stop if stop is not None else StopSignal() as stopping:
         try:
             while running or (waiting and not stopping):
                 while waiting and len(running) < workers and not stopping:
                     job = waiting.pop(0)
-                    process = _started(job, games, burn_ins, _log(out, job))
+                    process = begin(job, games, burn_ins, _log(out, job))
                     running[process.sentinel] = process, job, time.monotonic()
                 if stopping and not asked_to_stop:
                     asked_to_stop = True
@@ -190,7 +193,7 @@ def _log(out: Path, job: Job) -> Path:
     return out / "logs" / f"{slug(job.task.name)}-{slug(job.variant)}-{job.seed}.txt"
 
 
-def _started(job: Job, games: int, burn_ins: Sequence[int], log: Path) -> SpawnProcess:
+def _started(job: Job, games: int, burn_ins: Sequence[int], log: Path) -> BaseProcess:
     """A new process, not forked: PyTorch's threads do not survive a fork."""
     process = multiprocessing.get_context("spawn").Process(target=_child, args=(job, games, tuple(burn_ins), str(log)))
     with _ctrl_c_ignored():

@@ -27,7 +27,7 @@ SETTINGS = {
     "replay_ratio": 0.8,
     "warmup": 30,
     "target_period": 5,
-    "epsilon_uniform_steps": 20,
+    "epsilon_steps": 20,
 }
 
 

@@ -9,7 +9,7 @@ from retorq.types import UserError
 
 ONE_OR_MORE = "num_envs stack memory_size samples target_samples action_samples cosines quantiles hidden_size"
 ONE_OR_MORE += " batch_size sequence_length n_step target_period replay_size state_period publish_period"
-ZERO_OR_MORE = "burn_in warmup epsilon_steps epsilon_uniform_steps epsilon_exponent rescale_epsilon kappa refresh"
+ZERO_OR_MORE = "burn_in warmup epsilon_steps epsilon_exponent rescale_epsilon kappa refresh"
 POSITIVE = "learning_rate optimizer_epsilon clip_gradient replay_ratio noisy_sigma munchausen_temperature"
 SHARES = "epsilon_start epsilon_final epsilon_floor epsilon_fraction gamma priority_eta priority_exponent priority_beta"
 SHARES += " priority_beta_final munchausen_alpha"
@@ -66,7 +66,8 @@ def unused(agent, switch, name, value, default):
 SOFT = {"munchausen": True}
 RIQN = "recurrent_iqn"
 COMBINATIONS = [
-    *(unused(a, "prioritized", "priority_exponent", 0.7, 0.6) for a in ("dqn", "drqn", RIQN)),
+    unused("dqn", "prioritized", "priority_exponent", 0.7, 0.6),
+    *(unused(a, "prioritized", "priority_exponent", 0.7, 0.9) for a in ("drqn", RIQN)),
     unused("iqn", "prioritized", "priority_beta", 0.7, 0.4),
     unused("qr_dqn", "prioritized", "priority_beta_final", 0.7, 1.0),
     unused("c51", "prioritized", "priority_error", "loss", "td"),
@@ -76,6 +77,10 @@ COMBINATIONS = [
     ("rainbow", {"noisy": False, "noisy_sigma": 0.1}, ("noisy_sigma is 0.1", "noisy is false")),
     *(unused(a, "munchausen", "munchausen_alpha", 0.5, 0.9) for a in ("dqn", "iqn")),
     unused("dqn", "munchausen", "munchausen_temperature", 0.1, 0.03),
+    *(
+        (a, {"munchausen": True, "munchausen_lowest": 0.1}, ("munchausen_lowest is 0.1", "0 or less"))
+        for a in ("dqn", "iqn")
+    ),
     unused("noisy_dqn", "munchausen", "munchausen_lowest", -2.0, -1.0),
     *(
         (a, {**SOFT, **setting}, ("munchausen is true", f"{name} is", f"set {name} to", "munchausen to false"))

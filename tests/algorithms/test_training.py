@@ -33,7 +33,7 @@ TINY = {
     "replay_ratio": 0.8,
     "warmup": 50,
     "target_period": 5,
-    "epsilon_uniform_steps": 20,
+    "epsilon_steps": 20,
 }
 VARIANTS = [
     *((name, {}) for name in MODULES),

@@ -15,5 +15,5 @@ SMALL = {
     "replay_ratio": 0.8,
     "warmup": 60,
     "target_period": 5,
-    "epsilon_uniform_steps": 20,
+    "epsilon_steps": 20,
 }

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from retorq.types import UserError
+
+
+@cache  # reading them takes far longer than checking a value
+def _hints(of: type[Any]) -> dict[str, Any]:
+    return get_type_hints(of)
 
 
 def refuse(condition: bool, sentence: str) -> None:
@@ -17,7 +23,7 @@ def refuse(condition: bool, sentence: str) -> None:
 
 def _number(config: Any, name: str) -> float | None:
     value = getattr(config, name)
-    allowed = get_type_hints(type(config))[name]
+    allowed = _hints(type(config))[name]
     whole = allowed is int or int in get_args(allowed)
     if value is None and type(None) in get_args(allowed):
         return None
@@ -90,7 +96,7 @@ NOT_NEGATIVE = frozenset(
         "burn_in",
         "warmup",
         "epsilon_steps",
-        "epsilon_uniform_steps",
+        "epsilon_steps",
         "epsilon_exponent",
         "rescale_epsilon",
         "kappa",
@@ -154,7 +160,7 @@ def finite(config: Any, *names: str) -> None:
 
 def choice(config: Any) -> None:
     """Fields typed as a ``Literal`` must have one of its values; switches must be true or false."""
-    hints = get_type_hints(type(config))
+    hints = _hints(type(config))
     for field in fields(config):
         hint, value = hints[field.name], getattr(config, field.name)
         if get_origin(hint) is Literal and value not in get_args(hint):

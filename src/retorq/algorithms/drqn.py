@@ -40,17 +40,17 @@ def atari() -> Config:
 
 def laptop() -> Config:
     """Atari on two CPU cores."""
-    return Config(**presets.LAPTOP_MEMORY, epsilon_final=0.01, epsilon_steps=60_000)
+    return Config(**presets.LAPTOP_MEMORY)
 
 
 def minatar() -> Config:
     """MinAtar's tasks."""
-    return Config(**presets.MINATAR_MEMORY, epsilon_steps=100_000)
+    return Config(**presets.MINATAR_MEMORY)
 
 
 def toy() -> Config:
     """Small and quick."""
-    return Config(**presets.TOY_MEMORY, epsilon_final=0.05, epsilon_steps=5_000)
+    return Config(**presets.TOY_MEMORY)
 
 
 PRESETS = {"atari": atari, "laptop": laptop, "minatar": minatar, "toy": toy}

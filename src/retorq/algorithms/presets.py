@@ -46,6 +46,7 @@ MINATAR: dict[str, Any] = {  # Young and Tian 2019, with an update every 4 steps
 }
 LAPTOP_MEMORY: dict[str, Any] = {  # Atari on two CPU cores, with memory
     "num_envs": 8,
+    "epsilon_steps": 60_000,  # low rungs of a ladder would act greedily by a network that knows nothing
     "torso": "compact",
     "torso_hidden": (256,),
     "torso_norm": True,
@@ -68,12 +69,13 @@ LAPTOP_MEMORY: dict[str, Any] = {  # Atari on two CPU cores, with memory
 }
 TOY_MEMORY: dict[str, Any] = {  # the built-in toys and CartPole, with memory
     "num_envs": 8,
+    "epsilon_steps": 2_000,
     "torso_hidden": (64,),
     "stack": 1,
     "memory_size": 64,
     "hidden_size": 64,
     "batch_size": 8,
-    "sequence_length": 10,
+    "sequence_length": 12,
     "burn_in": 5,
     "state_period": 5,
     "learning_rate": 1e-3,
@@ -86,6 +88,7 @@ TOY_MEMORY: dict[str, Any] = {  # the built-in toys and CartPole, with memory
 }
 MINATAR_MEMORY: dict[str, Any] = {
     "num_envs": 8,
+    "epsilon_steps": 60_000,
     "stack": 1,
     "memory_size": 128,
     "hidden_size": 128,

@@ -40,15 +40,10 @@ class Config(LadderEpsilon, Recurrent):
     clip_rewards: Literal["sign", "clip", "none"] = "none"
     rescale_epsilon: float = 1e-3
     learning_rate: float = 1e-4
-    optimizer_epsilon: float = 1e-3
-    time_reduction: Literal["mean", "sum"] = "sum"
     clip_gradient: float = 40.0  # Ape-X
     replay_ratio: float = 0.8  # measured in the paper, which lets actors and learner run free
     replay_size: int = 4_000_000
     prioritized: bool = True
-    priority_exponent: float = 0.9
-    priority_beta: float = 0.6
-    priority_beta_final: float = 0.6
 
 
 def atari() -> Config:
@@ -58,17 +53,17 @@ def atari() -> Config:
 
 def laptop() -> Config:
     """Atari on two CPU cores."""
-    return Config(**presets.LAPTOP_MEMORY, epsilon_uniform_steps=60_000)
+    return Config(**presets.LAPTOP_MEMORY)
 
 
 def minatar() -> Config:
     """MinAtar's tasks."""
-    return Config(**presets.MINATAR_MEMORY, epsilon_uniform_steps=60_000)
+    return Config(**presets.MINATAR_MEMORY)
 
 
 def toy() -> Config:
     """Small and quick."""
-    return Config(**presets.TOY_MEMORY, epsilon_uniform_steps=2_000)
+    return Config(**presets.TOY_MEMORY)
 
 
 PRESETS = {"atari": atari, "laptop": laptop, "minatar": minatar, "toy": toy}

@@ -55,6 +55,7 @@ class Config(RiskAttitude, LadderEpsilon, Recurrent):
     optimizer_epsilon: float = 1e-5
     clip_gradient: float = 40.0
     target_period: int = 125  # updates = target_update_freq 20,000 steps x 4 / 640
+    time_reduction: Literal["mean", "sum"] = "mean"
     # replay: stored states (published: of every row), a million transitions over all environments
     replay_ratio: float = 4.0  # train_frequency: steps trained per step acted
 
@@ -93,7 +94,6 @@ def laptop() -> Config:
     """The same algorithm sized for two CPU cores: a smaller network, fewer samples, smaller batches."""
     return Config(
         **presets.LAPTOP_MEMORY | {"sequence_length": 10},
-        epsilon_uniform_steps=60_000,  # the ladder's low rungs would act greedily by a network that knows nothing
         epsilon_fraction=0.6,
         epsilon_final=0.05,
         epsilon_floor=0.005,
@@ -104,12 +104,12 @@ def laptop() -> Config:
 
 def minatar() -> Config:
     """MinAtar's tasks."""
-    return Config(**presets.MINATAR_MEMORY, epsilon_uniform_steps=60_000, epsilon_floor=0.0, samples=8)
+    return Config(**presets.MINATAR_MEMORY, epsilon_floor=0.0, samples=8)
 
 
 def toy() -> Config:
     """Small and quick, for the built-in toys and CartPole."""
-    return Config(**presets.TOY_MEMORY, epsilon_uniform_steps=2_000, samples=8, n_step=3)
+    return Config(**presets.TOY_MEMORY | {"sequence_length": 10}, samples=8, n_step=3)
 
 
 PRESETS = {"atari": atari, "laptop": laptop, "minatar": minatar, "toy": toy}

@@ -95,7 +95,7 @@ class LadderEpsilon:
     epsilon_floor: float = 0.0
     epsilon_exponent: float = 7.0
     epsilon_fraction: float = 0.5  # of the run, over which the base goes from start to final
-    epsilon_uniform_steps: int = 0  # ours: first come down from 1 over this many steps
+    epsilon_steps: int = 0  # ours: agent steps over which every environment first comes down from 1
 
     def exploration(self, columns: int, warmup: int) -> tuple[Explore, tuple[str, ...]]:
         """The ladder; with one environment, which has none, the classic linear decay, and says so."""
@@ -108,13 +108,13 @@ class LadderEpsilon:
                 exponent=self.epsilon_exponent,
                 fraction=self.epsilon_fraction,
                 warmup=warmup,
-                uniform_steps=self.epsilon_uniform_steps,
+                uniform_steps=self.epsilon_steps,
             ), ()
         # The last rung of a ladder: what an agent alone should come down to.
         final = max(self.epsilon_floor, min(self.epsilon_final, 0.01))
         note = (
             f"one environment has no epsilon ladder: epsilon falls linearly from 1 to {final:g} in a tenth of the run; "
-            "epsilon_start, epsilon_exponent, epsilon_fraction and epsilon_uniform_steps are unused"
+            "epsilon_start, epsilon_exponent, epsilon_fraction and epsilon_steps are unused"
         )
         return Linear(columns=1, final=final, warmup=warmup), (note,)
 
@@ -186,6 +186,10 @@ class Recurrent(Settings):
     last_action: bool = False  # extra inputs of the memory
     last_reward: bool = False
     elapsed_time: bool = False
+    optimizer_epsilon: float = 1e-3  # R2D2's, which goes with a loss summed over time
+    priority_exponent: float = 0.9  # R2D2's, of sequences
+    priority_beta: float = 0.6
+    priority_beta_final: float = 0.6
     sequence_length: int = 10
     burn_in: int = 40
     sequences: Literal["any", "within", "episode"] = "within"
@@ -193,7 +197,7 @@ class Recurrent(Settings):
     state_period: int = 10  # rows between stored states, and between starts
     refresh: float = 0.0  # ours: stored states computed anew, per row trained
     priority_eta: float = 0.9  # R2D2: eta max + (1 - eta) mean of a sequence's errors
-    time_reduction: Literal["mean", "sum"] = "mean"
+    time_reduction: Literal["mean", "sum"] = "sum"
 
     @property
     def rows_before(self) -> int:
@@ -236,6 +240,10 @@ class Recurrent(Settings):
 def sensible_munchausen(config: Munchausen) -> None:
     """Refuse what Munchausen targets do not have: multi-step returns, double Q-learning, rescaled values."""
     unused(config, "munchausen", "munchausen_alpha", "munchausen_temperature", "munchausen_lowest")
+    refuse(
+        config.munchausen_lowest > 0,
+        f"munchausen_lowest is {config.munchausen_lowest:g}, above any log-probability; give 0 or less.",
+    )
     for name, needed in (("n_step", 1), ("double", False), ("rescale_epsilon", 0.0)):
         value = getattr(config, name)
         refuse(

@@ -50,7 +50,7 @@ MEMORY_AGENT: dict[str, Any] = {
     "target_period": 200,
     "replay_size": 10_000,  # of 50,000, most stored states are so old that they are of no use
     "warmup": 1_000,
-    "epsilon_uniform_steps": 4_000,
+    "epsilon_steps": 4_000,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import fields
 from functools import cache
 from math import isfinite
@@ -11,7 +12,7 @@ from retorq.types import UserError
 
 
 @cache  # reading them takes far longer than checking a value
-def _hints(of: type[Any]) -> dict[str, Any]:
+def _hints(of: Hashable) -> dict[str, Any]:
     return get_type_hints(of)
 
 
@@ -23,7 +24,7 @@ def refuse(condition: bool, sentence: str) -> None:
 
 def _number(config: Any, name: str) -> float | None:
     value = getattr(config, name)
-    allowed = _hints(type(config))[name]
+    allowed = _hints(config.__class__)[name]
     whole = allowed is int or int in get_args(allowed)
     if value is None and type(None) in get_args(allowed):
         return None
@@ -160,7 +161,7 @@ def finite(config: Any, *names: str) -> None:
 
 def choice(config: Any) -> None:
     """Fields typed as a ``Literal`` must have one of its values; switches must be true or false."""
-    hints = _hints(type(config))
+    hints = _hints(config.__class__)
     for field in fields(config):
         hint, value = hints[field.name], getattr(config, field.name)
         if get_origin(hint) is Literal and value not in get_args(hint):

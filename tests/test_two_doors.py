@@ -53,4 +53,7 @@ def test_every_agent_can_be_composed_and_asked(agent: str, monkeypatch: pytest.M
     if agent == "iqn":
         cautious = two_doors.cautious(player)
         assert cautious.agent.config.risk == "cvar"
-        assert cautious.values(two_doors.HALL)[0].max() < player.values(two_doors.HALL)[0].max()
+        fresh = api.Player(task, step=0)  # the same fractions for both
+        assert not np.allclose(cautious.values(two_doors.HALL)[0], fresh.values(two_doors.HALL)[0], rtol=1e-3)
+        same, _ = cautious.distribution(two_doors.HALL)
+        np.testing.assert_allclose(same.mean(), fresh.distribution(two_doors.HALL)[0].mean(), rtol=1e-5)

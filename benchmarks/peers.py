@@ -1,0 +1,231 @@
+"""Our agents beside those of other libraries: steps per second, peak memory, and the score at equal steps.
+
+``python benchmarks/peers.py [--what speed memory score] [--tasks minatar pong]`` writes benchmarks/results/peers.csv,
+a row per measurement, task and side. Pairs have the same environments, network, optimizer, batch (32), replay ratio
+(8), target period, exploration, cores and version of torch, in float32; each keeps its experience in its own usual way.
+Every turn is a process of its own, and sides take turns. The others live in ``.venv-peers``; what had to be adapted
+for each is told in peer_sides.py.
+
+``speed``: after a short warm-up, medians of turns. ``memory``: peak resident memory of the process once 100,000 steps
+are stored. ``score``: mean of the last 100 training games after 200,000 steps of MinAtar Breakout, 3 seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import peer_common as common  # noqa: E402
+from benchmarks.against_sb3 import peers_python  # noqa: E402
+from benchmarks.peer_common import SETTLE, Clock, Plan, Turn  # noqa: E402
+from benchmarks.peer_sides import SIDES  # noqa: E402
+
+PAIRS = {  # ours: the others it is held against
+    "retorq_dqn": ("sb3_dqn",),
+    "retorq_qr_dqn": ("sb3_qr_dqn",),
+    "retorq_iqn": ("tianshou_iqn", "pfrl_iqn"),
+    "retorq_rainbow": ("tianshou_rainbow",),
+}
+TASKS = {"minatar": "MinAtar/Breakout-v1", "pong": "ALE/Pong-v5"}
+OF_AGENT: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    "qr_dqn": {"quantiles": common.QUANTILES},
+    "iqn": {
+        "samples": common.SAMPLES,
+        "target_samples": common.TARGET_SAMPLES,
+        "action_samples": common.ACTION_SAMPLES,
+    },
+    "rainbow": {"priority_exponent": common.ALPHA, "n_step": common.STEPS_AHEAD},
+}
+
+
+def settings(plan: Plan, agent: str) -> dict[str, Any]:
+    """Our agent with the settings that all sides share."""
+    shared: dict[str, Any] = {
+        "num_envs": plan.environments,
+        "torso": "nature" if plan.task == "pong" else "minatar",
+        "torso_norm": False,
+        "center_images": False,
+        "stack": plan.stack,
+        "hidden_size": plan.hidden,
+        "batch_size": common.BATCH,
+        "gamma": common.GAMMA,
+        "optimizer": "adam",
+        "learning_rate": common.LEARNING_RATE,
+        "optimizer_epsilon": common.ADAM_EPSILON,
+        "clip_gradient": common.CLIP,
+        "target_period": plan.target_steps * common.RATIO // common.BATCH,
+        "replay_size": plan.capacity,
+        "replay_ratio": float(common.RATIO),
+        "warmup": plan.warmup,
+        "precision": "fp32",
+        "publish_period": 1,
+    }
+    if agent != "rainbow":
+        start = 1.0 if plan.decay else common.EPSILON
+        shared |= {"epsilon_start": start, "epsilon_final": common.EPSILON, "epsilon_steps": plan.decay}
+    return shared | OF_AGENT[agent]
+
+
+def retorq(plan: Plan, agent: str) -> Turn:
+    """One turn of ours."""
+    import retorq as library
+    from retorq import api
+    from retorq.envs.make import make
+    from retorq.envs.options import EnvOptions
+    from retorq.running.train import RunOptions, prepare
+    from retorq.running.trainer import Trainer
+
+    prepare(RunOptions(steps=1, threads=plan.threads))
+    made = api.compose(
+        TASKS[plan.task],
+        agent=agent,
+        preset="minatar",
+        config=settings(plan, agent),
+        options=EnvOptions(),
+        device="cpu",
+        seed=plan.seed,
+    )
+    env = make(TASKS[plan.task], columns=plan.environments, seed=plan.seed)
+    trainer = Trainer(made.agent, env, total=max(plan.steps, 10_000), seed=plan.seed)
+    clock, going = Clock(plan), True
+    while going:
+        trainer.step()
+        for episode in trainer.pool.drain():
+            clock.game(episode.score)
+        going = clock.tick(trainer.steps, trainer.learner.updates)
+    env.close()
+    return clock.turn(sum(p.numel() for p in made.agent.network.parameters()), library.__version__)
+
+
+def plan_of(what: str, task: str, environments: int, threads: int, seed: int, quick: bool) -> Plan:
+    """What a turn of a measurement consists of."""
+    warmup, steps, capacity = {
+        "speed": (1_000, 1_000 + SETTLE + (6_000 if task == "minatar" else 2_000), 20_000),
+        "memory": (100_000, 100_000 + SETTLE + 200, 100_000),
+        "score": (5_000, 200_000, 100_000),
+    }[what]
+    if quick:
+        warmup, steps, capacity = 64, 64 + SETTLE + 40, 500
+    return Plan(task, environments, steps, warmup, capacity, threads, seed, 100_000 if what == "score" else 0)
+
+
+def run_side(side: str, plan: Plan) -> Turn:
+    """A turn in this process."""
+    if side in SIDES:
+        import torch
+
+        torch.set_num_threads(plan.threads)
+        act, algorithm = SIDES[side]
+        return act(plan, algorithm)
+    return retorq(plan, side.removeprefix("retorq_"))
+
+
+def take_turn(side: str, what: str, plan: Plan, quick: bool) -> Turn:
+    """A turn in a fresh process of the side's own environment."""
+    python = str(peers_python()) if side in SIDES else sys.executable
+    words = ["--side", side, "--what", what, "--tasks", plan.task, "--environments", str(plan.environments)]
+    words += ["--threads", str(plan.threads), "--seed", str(plan.seed), *(["--quick"] if quick else [])]
+    ran = subprocess.run([python, "-W", "ignore", __file__, *words], capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise SystemExit(f"{side} failed:\n{ran.stderr[-2000:]}")
+    turn: Turn = json.loads(ran.stdout.splitlines()[-1])
+    return turn
+
+
+def row(what: str, task: str, side: str, turns: list[Turn], reference: list[Turn]) -> dict[str, Any]:
+    """A line of the table; refuses to compare what is not the same work.
+
+    Raises:
+        ValueError: Networks, threads, torch or replay ratios differ from those of ``reference``, our turns.
+    """
+    for name in ("parameters", "threads", "torch"):
+        values = {str(turn[name]) for turn in [*turns, *reference]}
+        if len(values) > 1:
+            raise ValueError(f"{name} of {side} differ from ours: {sorted(values)}; the sides must do the same work")
+    for turn in turns:
+        ratio = turn["updates"] * common.BATCH / turn["steps"]
+        if abs(ratio - common.RATIO) > 0.05 * common.RATIO + 8 * common.BATCH / turn["steps"]:
+            raise ValueError(f"the replay ratio of {side} is {ratio:.2f} instead of {common.RATIO}")
+    rates = [turn["steps"] / turn["seconds"] for turn in turns]
+    ours = statistics.median(turn["steps"] / turn["seconds"] for turn in reference)
+    scores = [turn["score"] for turn in turns if what == "score" and turn["score"] is not None]
+    return {
+        "measurement": what,
+        "task": task,
+        "side": side,
+        "turns": len(turns),
+        "steps_per_second": round(statistics.median(rates), 1),
+        "lowest": round(min(rates), 1),
+        "highest": round(max(rates), 1),
+        "retorq_over_it": round(ours / statistics.median(rates), 2),
+        "peak_mb": round(statistics.median(turn["peak_mb"] for turn in turns), 1),
+        "score": round(statistics.mean(scores), 2) if scores else None,
+        "scores": " ".join(f"{score:.2f}" for score in scores) or None,
+        "steps": turns[0]["all_steps"],
+        "parameters": turns[0]["parameters"],
+        "version": turns[0]["version"],
+    }
+
+
+def measured(what: str, task: str, asked: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
+    """All sides of one measurement on one task, in turns."""
+    turns: dict[str, list[Turn]] = {
+        s: [] for ours, others in PAIRS.items() for s in (ours, *others) if s in asked.sides
+    }
+    count = {"speed": asked.repeats, "memory": 1, "score": asked.seeds}[what]
+    for turn in range(count):
+        for side in sorted(turns, reverse=bool(turn % 2)):
+            plan = plan_of(what, task, asked.environments, threads, turn if what == "score" else 0, asked.quick)
+            turns[side].append(take_turn(side, what, plan, asked.quick))
+            print(f"{what}, {task}, {side}: {turns[side][-1]}", file=sys.stderr, flush=True)
+    pairs = [(ours, side) for ours, others in PAIRS.items() for side in (ours, *others)]
+    return [row(what, task, side, turns[side], turns[ours]) for ours, side in pairs if {ours, side} <= turns.keys()]
+
+
+def main() -> None:
+    """Read the command line and run."""
+    every = [side for ours, others in PAIRS.items() for side in (ours, *others)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", nargs="+", choices=["speed", "memory", "score"], default=["speed", "memory", "score"])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--sides", nargs="+", choices=every, default=every, help="a side needs ours beside it")
+    parser.add_argument("--environments", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each side for speed")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each side for scores (MinAtar only)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: as many as there are cores")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that every side runs; no csv")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--side", choices=every, help="only this side, in this process (used by the run itself)")
+    parser.add_argument("--seed", type=int, default=0, help="of that side")
+    asked = parser.parse_args()
+    if asked.side:
+        plan = plan_of(asked.what[0], asked.tasks[0], asked.environments, asked.threads, asked.seed, asked.quick)
+        print(json.dumps(run_side(asked.side, plan)))
+        return
+    from retorq.bench import table
+    from retorq.bench.machine import Setup, begin, cores, facts
+
+    setup = Setup(quick=asked.quick, threads=asked.threads or cores())
+    begin(setup)
+    rows: list[dict[str, Any]] = []
+    for what in asked.what:
+        for task in asked.tasks:
+            if what == "score" and task == "pong":
+                continue  # hours per run
+            rows += measured(what, task, asked, setup.threads)
+            if not asked.quick:
+                table.write(asked.out / "peers.csv", rows, facts(setup))
+    print(table.text("beside other libraries", rows, facts(setup)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The comparison with other libraries: pairs do the same work, or are refused."""
+
+import numpy as np
+import pytest
+from benchmarks import peer_common, peers
+
+from retorq import api
+from retorq.envs.options import EnvOptions
+
+
+def turn(**changes):
+    made = {"steps": 800, "updates": 200, "seconds": 2.0, "parameters": 7, "threads": 2, "torch": "2"}
+    return made | {"peak_mb": 100.0, "score": 1.0, "all_steps": 900, "version": "1"} | changes
+
+
+def test_a_row_has_medians_and_refuses_unlike_work():
+    ours = [turn(seconds=s) for s in (1.0, 2.0, 4.0)]
+    row = peers.row("speed", "minatar", "sb3_dqn", [turn(seconds=s) for s in (4.0, 8.0, 2.0)], ours)
+    assert (row["steps_per_second"], row["lowest"], row["highest"], row["retorq_over_it"]) == (200.0, 100.0, 400.0, 2.0)
+    assert (row["score"], row["scores"]) == (None, None)
+    row = peers.row("score", "minatar", "sb3_dqn", [turn(score=2.0), turn(score=5.0)], ours)
+    assert (row["score"], row["scores"]) == (3.5, "2.00 5.00")
+    for unlike, reason in (
+        ({"parameters": 8}, "parameters of sb3_dqn differ"),
+        ({"threads": 1}, "threads of sb3_dqn differ"),
+        ({"torch": "3"}, "torch of sb3_dqn differ"),
+        ({"updates": 100}, r"replay ratio of sb3_dqn is 4\.00"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            peers.row("speed", "minatar", "sb3_dqn", [turn(**unlike)], ours)
+
+
+@pytest.mark.parametrize("what", ["speed", "memory", "score"])
+def test_plans(what):
+    for task in peers.TASKS:
+        plan = peers.plan_of(what, task, 8, 2, 0, False)
+        assert plan.steps > plan.warmup + peer_common.SETTLE
+        assert plan.capacity >= plan.warmup
+        assert (plan.decay > 0) == (what == "score")
+
+
+@pytest.mark.parametrize(("agent", "parameters"), [("dqn", 132_179), ("qr_dqn", 209_192), ("iqn", 198_739)])
+def test_our_network_has_the_parameters_of_theirs(agent, parameters):
+    """What the other libraries' networks have on MinAtar Breakout, as their sides report it."""
+    pytest.importorskip("minatar")
+    plan = peers.plan_of("speed", "minatar", 8, 1, 0, False)
+    made = api.compose(
+        peers.TASKS["minatar"],
+        agent=agent,
+        preset="minatar",
+        config=peers.settings(plan, agent),
+        options=EnvOptions(),
+        device="cpu",
+        seed=0,
+    )
+    assert sum(p.numel() for p in made.agent.network.parameters()) == parameters
+    assert made.agent.samples_per_step * 4 == made.agent.batch_size
+
+
+def test_the_clock_counts_from_the_end_of_the_warm_up():
+    plan = peer_common.Plan("minatar", 1, 1_000, 300, 100, 1, 0)
+    clock = peer_common.Clock(plan)
+    assert all(clock.tick(step, step // 4) for step in range(1, 1_000))
+    assert not clock.tick(1_000, 250)
+    for score in range(150):
+        clock.game(float(score))
+    told = clock.turn(5, "9")
+    assert (told["steps"], told["updates"], told["all_steps"]) == (1_000 - 500, 250 - 125, 1_000)
+    assert told["score"] == np.mean(range(50, 150))
+    assert (told["games"], told["parameters"], told["version"]) == (150, 5, "9")
+
+
+def test_exploration_falls_after_the_warm_up_or_is_constant():
+    plan = peer_common.Plan("minatar", 1, 10, 100, 100, 1, 0, decay=200)
+    seen = [peer_common.epsilon(plan, step) for step in (0, 100, 200, 300, 900)]
+    assert seen == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
+    assert peer_common.epsilon(peer_common.Plan("minatar", 1, 10, 100, 100, 1, 0), 0) == 0.1

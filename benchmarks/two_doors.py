@@ -173,7 +173,7 @@ def picture() -> None:
     """A panel per agent and door, from the csv."""
     rows = list(csv.DictReader(OUT.open()))
     agents = [name for name in AGENTS if any(row["agent"] == name for row in rows)]
-    width, height, wide, top = 250, 220, 250 * len(agents), 74
+    width, height, wide, top = 250, 220, 250 * len(agents), 92
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{top + 2 * height}" '
         f'viewBox="0 0 {wide} {top + 2 * height}">',
@@ -184,7 +184,9 @@ def picture() -> None:
         "dashed the truth.</text>",
     ]
     for column, agent in enumerate(agents):
-        parts.append(f'<text class="label" x="{column * width + 18}" y="{top}">{escape(agent)}</text>')
+        parts.append(
+            f'<text class="label" x="{column * width + 18}" y="{top - 10}" font-weight="650">{escape(agent)}</text>'
+        )
         for line, door in enumerate(DOORS):
             found = [row for row in rows if (row["agent"], row["door"]) == (agent, door)]
             place = f'x="{column * width}" y="{top + line * height}" width="{width}" height="{height}"'

@@ -117,7 +117,7 @@ def test_stacked_images_are_whole_when_a_state_is_refreshed():
     """With a margin the sweep begins where the images before the row are held."""
     replay, model = build(columns=1, rows=24, period=3, stack=3), Model(1, 4)
     who = np.arange(1)
-    replay.extend(who, model.make(who, 40))  # rows 16..39
+    replay.extend(who, model.make(who, 41))  # rows 17..40: 18 is on the grid, but 16 is gone
     seen = []
 
     def spy(inputs, state):
@@ -126,9 +126,9 @@ def test_stacked_images_are_whole_when_a_state_is_refreshed():
 
     refresh = Refresh(replay, spy)
     refresh.step()
-    assert int(refresh.position[0]) == 21
+    assert int(refresh.position[0]) == 24
     for t in range(3):
-        np.testing.assert_array_equal(seen[0][t], model.stacked(0, 18 + t, 3))
+        np.testing.assert_array_equal(seen[0][t], model.stacked(0, 21 + t, 3))
 
 
 def test_a_refreshed_state_changes_the_piece_of_the_checkpoint_it_lies_in():

@@ -79,13 +79,13 @@ TASKS = {
         of_agent=CARTPOLE,
     ),
     "minatar_breakout": Task(
-        env="MinAtar/Breakout-v1", steps=200_000, steps_memory=200_000, aim=">= 4.5", aim_memory=">= 4.5", seeds=3
+        env="MinAtar/Breakout-v0", steps=200_000, steps_memory=200_000, aim=">= 4.5", aim_memory=">= 4.5", seeds=3
     ),
     "minatar_asterix": Task(
-        env="MinAtar/Asterix-v1", steps=200_000, steps_memory=200_000, aim=">= 2", aim_memory=">= 2", seeds=3
+        env="MinAtar/Asterix-v0", steps=200_000, steps_memory=200_000, aim=">= 2", aim_memory=">= 2", seeds=3
     ),
     "minatar_space_invaders": Task(
-        env="MinAtar/SpaceInvaders-v1", steps=200_000, steps_memory=200_000, aim=">= 16", aim_memory=">= 16", seeds=3
+        env="MinAtar/SpaceInvaders-v0", steps=200_000, steps_memory=200_000, aim=">= 16", aim_memory=">= 16", seeds=3
     ),
 }
 

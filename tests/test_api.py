@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from tests.small import SETTINGS, agent
+from tests.small import SETTINGS, agent, command, flags
 
 import retorq
 from retorq import api
@@ -200,3 +200,13 @@ def test_a_run_of_another_version_is_refused_with_a_sentence(trained, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(Refused, match=r"frame_stretch.*versions\.json"):
         retorq.load(tmp_path)
+
+
+def test_a_run_of_another_version_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    command("train", "memory", *flags(), "--steps", 60, "--run", folder)
+    stored = json.loads((folder / "config.json").read_text())
+    stored["config"]["old_field"] = stored["config"].pop("gamma")
+    (folder / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(Refused, match="another version of retorq, whose recurrent_iqn differs in gamma, old_field"):
+        retorq.load(folder)

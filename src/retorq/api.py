@@ -58,11 +58,8 @@ def compose(
     module = algorithms.load(agent)
     spec = describe(env, options)
     preset = preset or default_preset(spec, device)
-    if preset not in module.PRESETS:
-        near = get_close_matches(preset, module.PRESETS, n=1, cutoff=0.0)[0]
-        raise UserError(f"preset is {preset!r}, which {agent} does not have; perhaps you meant {near!r}.")
+    base = algorithms.preset(agent, preset)
     if isinstance(config, Mapping):
-        base = module.PRESETS[preset]()
         known = {field.name for field in fields(base)}
         for name in config:
             if name not in known:
@@ -184,6 +181,12 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
             "named in its versions.json."
         ) from error
     config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    known = {field.name for field in fields(algorithms.load(stored["agent"]).Config)}
+    if strange := sorted(config.keys() ^ known):
+        raise Refused(
+            f"run {str(path)!r} was made by another version of retorq, whose {stored['agent']} differs in "
+            f"{', '.join(strange)}; use the version named in its versions.json."
+        )
     task = compose(
         stored["env"],
         agent=stored["agent"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass, field, make_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,13 +55,10 @@ def train(words: list[str]) -> int:
 
 def _training(module: Any, agent: str, preset: str) -> type:
     """The arguments of ``train``, with the defaults of a preset."""
-    from retorq import api
+    from retorq import algorithms, api
     from retorq.envs.options import EnvOptions
 
-    if preset not in module.PRESETS:
-        near = get_close_matches(preset, module.PRESETS, n=1, cutoff=0.0)[0]
-        raise UserError(f"preset is {preset!r}, which {agent} does not have; perhaps you meant {near!r}.")
-    config = module.PRESETS[preset]()
+    config = algorithms.preset(agent, preset)
 
     def argument(name: str, kind: Any, default: Any, text: str) -> tuple[str, Any, Any]:
         return name, Annotated[kind, tyro.conf.arg(help=text)], field(default=default)

@@ -82,16 +82,6 @@ def test_another_config_is_refused_with_the_difference(tmp_path, changes, senten
     create(tmp_path).close()  # and the lock was given back
 
 
-def test_a_field_that_may_change_is_stored(tmp_path):
-    create(tmp_path).close()
-    longer = {"config": ASKED["config"] | {"steps": 200}}
-    with create(tmp_path, **longer, may_change={"config.steps"}) as run:
-        assert run.stored["config"]["steps"] == 200
-    create(tmp_path, **longer).close()
-    with pytest.raises(Refused, match=r"config\.steps: 200 → 100;"):
-        create(tmp_path)
-
-
 def test_one_at_a_time(tmp_path):
     with create(tmp_path):
         before = contents(tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from difflib import get_close_matches
 from types import ModuleType
+from typing import Any
 
 from retorq.types import UserError
 
@@ -28,8 +30,19 @@ def load(name: str) -> ModuleType:
         UserError: There is no agent of that name.
     """
     if name not in AGENTS:
-        from difflib import get_close_matches
-
         near = get_close_matches(name, AGENTS, n=1, cutoff=0.0)
         raise UserError(f"agent is {name!r}, which does not exist; perhaps you meant {near[0]!r} (retorq list agents).")
     return importlib.import_module(AGENTS[name])
+
+
+def preset(agent: str, name: str) -> Any:
+    """The ``Config`` of a preset.
+
+    Raises:
+        UserError: There is no agent of that name, or it has no such preset.
+    """
+    presets = load(agent).PRESETS
+    if name not in presets:
+        near = get_close_matches(name, presets, n=1, cutoff=0.0)[0]
+        raise UserError(f"preset is {name!r}, which {agent} does not have; perhaps you meant {near!r}.")
+    return presets[name]()

@@ -16,7 +16,7 @@ import shlex
 import sys
 import uuid
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +68,6 @@ class RunFolder:
         options: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         command: Sequence[str] | None = None,
-        may_change: Collection[str] = (),
     ) -> RunFolder:
         """Make a run folder and lock it; where the same run exists already, go on with it.
 
@@ -80,7 +79,6 @@ class RunFolder:
             options: Environment options (preprocessing).
             config: Every field of the algorithm's ``Config``.
             command: Words of the command line (default: ``retorq`` and this process's arguments).
-            may_change: Dotted fields (``"config.steps"``) that a resume may change; the new value is stored.
 
         Raises:
             Refused: The run is in use, has another config (the sentence lists the differences), or is from a newer
@@ -97,11 +95,9 @@ class RunFolder:
             resumed = (path / CONFIG).exists()
             if resumed:
                 stored = _read_config(path)
-                changed = _require_same(path, stored, asked, may_change)
-                stored |= asked
+                _require_same(path, stored, asked)
             else:
-                stored, changed = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}, True
-            if changed:
+                stored = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}
                 _write_json(path / CONFIG, stored)
             folder = cls(path, stored, lock, resumed=resumed)
             folder._started(["retorq", *sys.argv[1:]] if command is None else command)
@@ -254,16 +250,15 @@ def _require_own(path: Path) -> None:
         )
 
 
-def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], may_change: Collection[str]) -> bool:
-    """Refuse another config; returns whether a field that may change did."""
+def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse another config."""
     found = differences({name: stored.get(name) for name in asked}, asked)
-    forbidden = [f"{field}: {was!r} → {now!r}" for field, was, now in found if field not in may_change]
-    if forbidden:
+    if found:
+        changes = "; ".join(f"{field}: {was!r} → {now!r}" for field, was, now in found)
         raise Refused(
-            f"run {str(path)!r} was made with another config (stored → asked): {'; '.join(forbidden)}; ask for the "
-            "stored values to go on with it, or choose another run folder"
+            f"run {str(path)!r} was made with another config (stored → asked): {changes}; ask for the stored values to "
+            "go on with it, or choose another run folder"
         )
-    return bool(found)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Small learning tasks, several seeds each: does the agent learn what it should, and fail what it must?
 
-``python benchmarks/learning.py [TASK ...] [--seeds S ...]`` trains every task on every seed, evaluates the final weights
-greedily over 100 whole games, and writes ``benchmarks/results/learning.csv`` (one row per run; rows of the same task
-and seed are replaced). ``aim`` is what a run must reach, or, with ``<=``, must not exceed.
+``python benchmarks/learning.py [TASK ...] [--seeds S ...]`` trains every task on every seed, evaluates the final
+weights greedily over 100 whole games, and writes ``benchmarks/results/learning.csv`` (one row per run; rows of the same
+task and seed are replaced). ``aim`` is what a run must reach, or, with ``<=``, must not exceed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Task:
 
 
 NO_MEMORY = {"memory": "none", "sequence_length": 1, "batch_size": 80}
-# A point a step for 500 steps: rewards must travel far (n, gamma), rescaled values keep the errors of such returns small,
-# and the ladder of epsilons stays as wide as R2D2's, so that falls are seen to the end. Time is no help here.
+# A point a step for 500 steps: rewards must travel far (n, gamma), rescaled values keep the errors of such returns
+# small, and the ladder of epsilons stays as wide as R2D2's, so that falls are seen to the end. Time is no help here.
 BALANCE = {
     "elapsed_time": False,
     "n_step": 10,

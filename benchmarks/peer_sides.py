@@ -203,7 +203,8 @@ def tianshou(plan: Plan, algorithm: str) -> Turn:
                     learner.update(buffer, sample_size=BATCH)
                     updates += 1
             going = clock.tick(steps, updates)
-    return clock.turn(sum(p.numel() for p in network.parameters()), library.__version__)
+    # It keeps the noise itself as parameters, without a gradient.
+    return clock.turn(sum(p.numel() for p in network.parameters() if p.requires_grad), library.__version__)
 
 
 def pfrl(plan: Plan, algorithm: str) -> Turn:

@@ -39,7 +39,9 @@ def test_plans(what):
         assert (plan.decay > 0) == (what == "score")
 
 
-@pytest.mark.parametrize(("agent", "parameters"), [("dqn", 132_179), ("qr_dqn", 209_192), ("iqn", 198_739)])
+@pytest.mark.parametrize(
+    ("agent", "parameters"), [("dqn", 132_179), ("qr_dqn", 209_192), ("iqn", 198_739), ("rainbow", 578_024)]
+)
 def test_our_network_has_the_parameters_of_theirs(agent, parameters):
     """What the other libraries' networks have on MinAtar Breakout, as their sides report it."""
     pytest.importorskip("minatar")

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from retorq.agent import Agent
 from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
-from retorq.running.allocator import keep_freed_memory
 from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
 from retorq.running.folder import RunFolder
 from retorq.running.log import Log
@@ -98,9 +97,8 @@ class Task:
 
 
 def prepare(run: RunOptions) -> None:
-    """Set up this process: threads, memory kept for reuse, denormals flushed (they slow an LSTM tenfold)."""
+    """Set threads and number formats of this process: denormals are flushed, since they slow an LSTM tenfold."""
     torch.set_flush_denormal(True)
-    keep_freed_memory()
     if run.threads:
         torch.set_num_threads(run.threads)
     if run.device.startswith("cuda"):

@@ -27,8 +27,14 @@ FITTING: dict[str, dict[str, Any]] = {
 }
 
 
-def run(agent: str, steps: int, *, threads: int = 0, episodes: int = 10, **more: Any) -> dict[str, Any]:
-    """Train ``agent`` with its published configuration for ``steps`` agent steps, and evaluate it."""
+def run(
+    agent: str, steps: int, *, threads: int = 0, episodes: int = 10, cap: int | None = None, **more: Any
+) -> dict[str, Any]:
+    """Train ``agent`` with its published configuration for ``steps`` agent steps, and evaluate it.
+
+    ``cap`` in frames ends games of training and evaluation early: an untrained agent may never serve the ball.
+    """
+    options = retorq.EnvOptions(max_frames=cap) if cap else retorq.EnvOptions()
     fitting = {"replay_size": 100_000, "warmup": steps // 2} | FITTING.get(agent, {}) | more
     folder = Path(tempfile.mkdtemp())
     started = time.monotonic()
@@ -42,12 +48,14 @@ def run(agent: str, steps: int, *, threads: int = 0, episodes: int = 10, **more:
             threads=threads,
             log_every=max(1, steps // 10),
             say=lambda line: None,
+            options=options,
             **fitting,
         )
         seconds = time.monotonic() - started
         if trained.code != 0:
             raise SystemExit(f"{agent}: stopped before its budget was used; nothing was written")
-        rows, record = trained.metrics, trained.load().evaluate(episodes=episodes)
+        rows = trained.metrics
+        record = trained.load().evaluate(protocol="greedy" if cap else None, episodes=episodes)
     finally:
         shutil.rmtree(folder)
     learning = [row for row in rows if row["updates"] > 0 and row["step"] > fitting["warmup"] + steps // 10]

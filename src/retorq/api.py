@@ -354,6 +354,7 @@ class Player:
             total=1,
             stack=self.agent.stack,
             samples=self.agent.action_samples,
+            precision=self.agent.precision,
             device=self.device,
             seed=seed,
         )

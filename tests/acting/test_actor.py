@@ -284,3 +284,31 @@ def test_the_pool_shares_float32_weights_and_rounds_others_only_when_told():
     pools["bf16"].publish(small.network, 1)
     assert torch.equal(next(pools["bf16"].actor.network.parameters()), weight.to(torch.bfloat16))
     assert len(pools["bf16"].receive()) == 1
+
+
+def test_the_rounded_copy_rounds_weights_and_no_constants():
+    """The cosines' multiples and the mean image are what the learner uses, else it acts with another embedding."""
+    small = agent("catch", precision="bf16", center_images=True)
+    observation = {"obs": torch.rand(3, 2, *small.spec.observation["obs"].shape)}
+    small.network.center(observation)
+    pool = LocalPool(Actor(make("catch", columns=2), small.network, small.explore, total=100, precision="bf16"))
+    pool.publish(small.network, 0)
+    rounded = dict(pool.actor.network.named_buffers())
+    assert {name.rsplit(".", 1)[1] for name in rounded} >= {"multiples", "mean"}
+    for name, value in small.network.named_buffers():
+        assert torch.equal(rounded[name], value), name
+    assert all(p.dtype == torch.bfloat16 for p in pool.actor.network.parameters())
+
+
+def test_columns_explore_each_by_itself():
+    env = make("memory", columns=64)
+    actor = Actor(env, agent("memory").network, Fixed(columns=64, value=0.5), total=100, seed=1)
+    actor.start()
+    greedy = actor.network.preferences(*_features(actor)).argmax(-1)[0].numpy()
+    differs = actor.act() != greedy
+    assert 5 < differs.sum() < 45  # a quarter of 64 in the mean: half explore, half of these differ
+
+
+def _features(actor):
+    features, _ = actor.network.unroll(actor._inputs(), actor.state, torch.Generator().manual_seed(0))
+    return features, None, torch.Generator().manual_seed(0)

@@ -113,6 +113,7 @@ COMBINATIONS = [
     ("drqn", {"start_state": "stored"}, ("start_state is 'stored'", "'episode'", "start_state to zero")),
     ("drqn", {"start_state": "zero+burn_in"}, ("start_state is 'zero+burn_in'", "sequences to within")),
     ("drqn", {"refresh": 1.0}, ("refresh is 1.0", "start_state is 'zero'", "refresh to 0")),
+    (RIQN, {"memory": "none", "sequence_length": 1, "refresh": 1.0}, ("refresh is 1.0", "memory is none", "to 0")),
     ("r2d2", {"refresh": 1.0, "start_state": "zero+burn_in"}, ("refresh is 1.0", "start_state to stored")),
     *((a, {"state_period": 7}, ("state_period is 7", "sequence_length 6", "at most")) for a in ("drqn", "r2d2", RIQN)),
     *(

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.small import agent
@@ -306,3 +307,12 @@ def test_one_bad_update_is_survived_and_counted():
     assert all(math.isfinite(value) for value in means.values())
     assert means["loss"] > 0
     assert all(p.isfinite().all() for p in trainer.learner.online.parameters())
+
+
+def test_the_parts_have_seeds_of_their_own():
+    made = [Trainer(agent("memory"), make("memory", columns=2), total=100, seed=seed) for seed in (0, 1)]
+    learners, actors = [t.learner.generator.initial_seed() for t in made], [t.pool.actor.seed for t in made]
+    draws = [float(t.replay.generator.random()) for t in made]
+    others = [float(np.random.default_rng(seed).random()) for seed in (*learners, *actors, 0, 1)]
+    assert len({*learners, *actors}) == 4
+    assert len({*draws, *others}) == 8

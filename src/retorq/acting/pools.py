@@ -49,7 +49,7 @@ class LocalPool:
             self.actor.network = network
             return
         if self.actor.network is network or next(self.actor.network.parameters()).dtype != torch.bfloat16:
-            self.actor.network = copy.deepcopy(network).requires_grad_(False).to(torch.bfloat16)
+            self.actor.network = _rounded(network)
             return
         with torch.no_grad():
             mine, theirs = self.actor.network, network
@@ -62,3 +62,11 @@ class LocalPool:
     def close(self) -> None:
         """Close the environments."""
         self.actor.env.close()
+
+
+def _rounded(network: Network) -> Network:
+    """A copy with weights in bfloat16. Buffers stay as they are: they are constants that the learner does not round."""
+    rounded = copy.deepcopy(network).requires_grad_(False)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return rounded

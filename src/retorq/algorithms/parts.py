@@ -264,7 +264,7 @@ def _agent(
         action_samples=action_samples,
         precision=config.precision,
         refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
-        notes=_about_images(config, spec) + about_exploring + notes,
+        notes=_about_images(config, spec) + about_exploring + _about_publishing(config) + notes,
     )
 
 
@@ -275,3 +275,10 @@ def _about_images(config: Settings, spec: EnvSpec) -> tuple[str, ...]:
     defaults = (("torso", "auto"), ("center_images", False))
     unused = [name for name, default in defaults if getattr(config, name) != default]
     return (f"{spec.id} shows no image, so {' and '.join(unused)} of this preset do nothing",) if unused else ()
+
+
+def _about_publishing(config: Settings) -> tuple[str, ...]:
+    """A local actor shares float32 weights."""
+    if config.publish_period == 1 or config.precision != "fp32":
+        return ()
+    return (f"in fp32 the actor shares the learner's weights, so publish_period {config.publish_period} does nothing",)

@@ -212,6 +212,11 @@ class Recurrent(Settings):
             self.memory == "none" and self.sequence_length > 1,
             f"memory is none, but sequence_length is {self.sequence_length}; without a memory set it to 1.",
         )
+        refuse(
+            self.refresh > 0 and (self.memory == "none" or not self.start_state.startswith("stored")),
+            f"refresh is {self.refresh}, but memory is {self.memory} and start_state is {self.start_state!r}, so no stored "
+            "state is used; set refresh to 0, or memory to lstm and start_state to stored.",
+        )
         if self.memory == "none":
             return
         by_episode = self.sequences == "episode" or self.start_state == "whole"
@@ -224,11 +229,6 @@ class Recurrent(Settings):
             self.sequences == "episode" and self.start_state not in ("whole", "zero"),
             f"start_state is {self.start_state!r}, but sequences is 'episode', whose starts have no stored state; set "
             "start_state to zero or whole, or sequences to within.",
-        )
-        refuse(
-            self.refresh > 0 and not self.start_state.startswith("stored"),
-            f"refresh is {self.refresh}, but start_state is {self.start_state!r}, which uses no stored state; set "
-            "refresh to 0 or start_state to stored.",
         )
         refuse(
             self.state_period > self.sequence_length,

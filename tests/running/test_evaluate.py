@@ -9,6 +9,7 @@ from tests.small import Rule, Scripted, agent
 
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
+from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
 from retorq.running.evaluate import PROTOCOLS, evaluate, play, play_frames, protocol, record
 from retorq.types import Episode, UserError
@@ -156,3 +157,34 @@ def test_atari_protocols_set_the_emulator(name, monkeypatch):
     assert (asked[0].sticky, asked[0].noop_max) == ((0.25, 0) if name == "machado_2018" else (0.0, 30))
     assert asked[0].max_frames == 108_000
     assert told["environment"]["sticky"] == asked[0].sticky
+
+
+def test_evaluation_acts_as_the_agent_was_composed(monkeypatch):
+    told = {}
+
+    class Stop(Exception):
+        pass
+
+    def recorded(env, network, explore, **given):
+        told.update(given, columns=explore.columns, epsilon=float(explore.epsilon(0, 1)[0]))
+        raise Stop
+
+    monkeypatch.setattr("retorq.running.evaluate.Actor", recorded)
+    composed = replace(agent("catch", precision="bf16", action_samples=5), stack=3)
+    with pytest.raises(Stop):
+        evaluate(composed, composed.network, "catch", EnvOptions(), using=PROTOCOLS["greedy"], episodes=2, seed=4)
+    wanted = {"stack": 3, "samples": 5, "precision": "bf16", "seed": 4, "columns": 2, "epsilon": 0.0}
+    assert {name: told[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("per_step", [1, 4])
+def test_a_budget_in_frames_is_divided_by_the_frames_of_a_step(monkeypatch, per_step):
+    played = []
+    monkeypatch.setattr("retorq.running.evaluate.play_frames", lambda actor, steps: played.append(steps) or [])
+    known = make("memory", columns=1)
+    known.spec = replace(known.spec, frames_per_step=per_step)
+    monkeypatch.setattr("retorq.running.evaluate.make", lambda *given, **options: known)
+    small = agent("memory")
+    using = replace(PROTOCOLS["dqn_zoo"], atari=None, frames=200)
+    evaluate(small, small.network, "memory", EnvOptions(), using=using)
+    assert played == [200 // per_step]

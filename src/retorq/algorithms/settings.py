@@ -214,8 +214,8 @@ class Recurrent(Settings):
         )
         refuse(
             self.refresh > 0 and (self.memory == "none" or not self.start_state.startswith("stored")),
-            f"refresh is {self.refresh}, but memory is {self.memory} and start_state is {self.start_state!r}, so no stored "
-            "state is used; set refresh to 0, or memory to lstm and start_state to stored.",
+            f"refresh is {self.refresh}, but memory is {self.memory} and start_state is {self.start_state!r}, so no "
+            "stored state is used; set refresh to 0, or memory to lstm and start_state to stored.",
         )
         if self.memory == "none":
             return

@@ -163,3 +163,21 @@ def test_options_are_checked():
         EnvOptions(kwargs="length=3")
     with pytest.raises(UserError, match=r"env\.resize is 40, but ALE/Pong-v5 cannot use that option"):
         Atari("pong", columns=1, seed=0, options=EnvOptions(resize=40), training=True)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, {0}), (3, {0, 1, 2, 3})])
+def test_games_start_after_up_to_so_many_no_ops(most, expected):
+    env = Atari("seaquest", columns=32, seed=0, options=EnvOptions(noop_max=most), training=True)
+    seen = set()
+    for seed in range(4):
+        _, told = env._env.reset(seed=seed)
+        seen |= set(np.asarray(told["episode_frame_number"]).tolist())
+    assert seen == expected
+    env.close()
+
+
+@pytest.mark.parametrize(("full", "count"), [(False, 6), (True, 18)])
+def test_the_emulator_knows_as_many_actions_as_the_agent(full, count):
+    env = Atari("pong", columns=1, seed=0, options=EnvOptions(full_actions=full), training=True)
+    assert env.spec.actions == env._env.single_action_space.n == count
+    env.close()

@@ -47,6 +47,7 @@ BALANCE = {
     "n_step": 10,
     "gamma": 0.997,
     "rescale_epsilon": 1e-3,
+    "sequence_length": 10,
     "batch_size": 32,
     "replay_ratio": 64.0,
     "state_period": 10,

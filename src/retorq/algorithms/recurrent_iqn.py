@@ -109,7 +109,7 @@ def minatar() -> Config:
 
 def toy() -> Config:
     """Small and quick, for the built-in toys and CartPole."""
-    return Config(**presets.TOY_MEMORY | {"sequence_length": 10}, samples=8, n_step=3)
+    return Config(**presets.TOY_MEMORY, samples=8, n_step=3)
 
 
 PRESETS = {"atari": atari, "laptop": laptop, "minatar": minatar, "toy": toy}

@@ -106,8 +106,6 @@ def run(row: str, name: str, seed: int) -> dict[str, Any]:
     remembers = agent in MEMORY
     steps, aim = (task.steps_memory, task.aim_memory) if remembers else (task.steps, task.aim)
     asked = task.settings | (task.with_memory if remembers else {}) | task.of_agent.get(agent, {}) | settings
-    if row.startswith("m-"):
-        asked.pop("rescale_epsilon", None)  # Munchausen's targets are defined without it
     folder = Path(tempfile.mkdtemp())
     preset = "minatar" if task.env.startswith("MinAtar") else "toy"
     started = time.monotonic()

@@ -97,7 +97,6 @@ NOT_NEGATIVE = frozenset(
         "burn_in",
         "warmup",
         "epsilon_steps",
-        "epsilon_steps",
         "epsilon_exponent",
         "rescale_epsilon",
         "kappa",

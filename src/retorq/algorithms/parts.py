@@ -74,8 +74,8 @@ def q_learning(
         of_sequences = {
             "burn_in": config.rows_before,
             "length": config.sequence_length,
-            "within": config.sequences != "any" or config.start_state == "whole",
-            "carry": config.start_state == "whole",
+            "within": config.within,
+            "carry": config.draw == "walk",
         }
     return QLearning(
         n=config.n_step,
@@ -164,25 +164,21 @@ def recurrent(
     """An agent with a memory: sequences, and states stored on a grid of rows."""
     zero_biases(network)
     remembers = config.memory == "lstm"
-    whole = config.start_state == "whole"
     window = Window(
         burn_in=config.rows_before,
         length=config.sequence_length,
         ahead=config.n_step,
         period=config.state_period if remembers else 1,
         margin=config.stack - 1,
-        within=remembers and (config.sequences != "any" or whole),
+        within=config.within,
     )
     notes: tuple[str, ...] = ()
     if not remembers:
         notes += ("without a memory, memory_size, sequences, start_state, burn_in and state_period are unused",)
     elif not config.rows_before:
         notes += (f"start_state {config.start_state} burns nothing in, so burn_in is unused",)
-    if remembers and whole:
+    if config.draw == "walk":
         notes += (f"start_state whole walks whole games from their start, so sequences ({config.sequences}) is unused",)
-    draw: Literal["row", "episode", "walk"] = "row"
-    if remembers:
-        draw = "walk" if whole else "episode" if config.sequences == "episode" else "row"
     return _agent(
         name,
         config,
@@ -192,7 +188,7 @@ def recurrent(
         window,
         action_samples=action_samples,
         start="stored" if config.start_state.startswith("stored") else "zero",
-        draw=draw,
+        draw=config.draw,
         notes=notes,
     )
 

@@ -200,6 +200,18 @@ class Recurrent(Settings):
     time_reduction: Literal["mean", "sum"] = "sum"
 
     @property
+    def draw(self) -> Literal["row", "episode", "walk"]:
+        """What a replay draws; see :class:`retorq.replay.replay.Replay`."""
+        if self.memory == "none":
+            return "row"
+        return "walk" if self.start_state == "whole" else "episode" if self.sequences == "episode" else "row"
+
+    @property
+    def within(self) -> bool:
+        """Whether sequences end with their game."""
+        return self.draw != "row" or (self.memory == "lstm" and self.sequences == "within")
+
+    @property
     def rows_before(self) -> int:
         """Rows that only burn in."""
         return self.burn_in if self.memory == "lstm" and self.start_state.endswith("+burn_in") else 0

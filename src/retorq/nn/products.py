@@ -1,8 +1,8 @@
 """Matrix products in float32 on a CPU, by oneDNN.
 
-PyTorch hands float32 products to MKL, which uses half of the vector width on processors that are not Intel's (measured
-on Zen 5: 115 GFLOP/s per core, oneDNN 250). Convolutions and bfloat16 go through oneDNN anyway. What is computed is the
-same, in IEEE float32; only the order of the sums differs.
+PyTorch hands float32 products to MKL, which uses part of the vector width on processors that are not Intel's.
+Convolutions and bfloat16 go through oneDNN anyway. What is computed is the same, in IEEE float32; only the order of
+the sums differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "
 """Whether this PyTorch was built with oneDNN; without it ``linear`` and ``mm`` are PyTorch's own."""
 
 SMALL = 1 << 22  # below so many multiplications, the call itself is what takes time
-MANY = 4096  # rows from which the weights' gradient is computed transposed, which then is up to 3 times as fast
+MANY = 4096  # rows from which the weights' gradient is computed transposed
 
 
 def ours(x: Tensor, weight: Tensor) -> bool:

@@ -32,7 +32,7 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {  # row of the table: agent, se
     "rainbow": ("rainbow", {}),
     "drqn": ("drqn", {}),
     "r2d2": ("r2d2", {}),
-    "recurrent_iqn": ("recurrent_iqn", {"elapsed_time": False}),
+    "recurrent_iqn": ("recurrent_iqn", {}),
 }
 
 
@@ -55,6 +55,7 @@ RETURNS_TO_100 = {"lowest_value": 0.0, "highest_value": 100.0}  # gamma 0.99, on
 CARTPOLE = {"c51": RETURNS_TO_100, "rainbow": RETURNS_TO_100}
 # A point a step for up to 500: what Recurrent IQN needs to balance without seeing velocities (benchmarks/learning.py).
 LONG = {
+    "elapsed_time": False,
     "n_step": 10,
     "gamma": 0.997,
     "rescale_epsilon": 1e-3,

@@ -133,6 +133,14 @@ def test_lanes_walk_through_games_and_carry_both_states(shape, columns, stack, s
         lanes = [(c, f, e, r + length, value + 3.0) for c, f, e, r, value in lanes]
 
 
+def test_only_a_walk_has_lanes():
+    games, walk = build("episode"), build("walk")
+    assert games.walk is None
+    assert "walk" not in games.state_dict()
+    assert walk.walk is not None
+    assert {"games", "walk"} <= walk.state_dict().keys()
+
+
 @pytest.mark.parametrize("draw", ["episode", "walk"])
 @pytest.mark.parametrize("walked", [0, 7])
 def test_a_saved_replay_goes_on_exactly(draw, walked):

@@ -105,10 +105,11 @@ class Replay:
         self.within: Within | None = None
         self.games: Games | None = None
         self.walk: Walk | None = None
-        if draw != "row":
+        if draw == "walk":
             assert initial_state is not None
-            self.games = Games(columns, window.length + window.ahead - 2)
             self.walk = Walk(window.length, window.margin, initial_state, self.storage.device)
+        if draw != "row":
+            self.games = Games(columns, window.length + window.ahead - 2)
         elif window.within:
             sampler = _sampler(columns * self.storage.rows, priorities or Priorities(exponent=0.0))
             self.prioritized = sampler
@@ -207,7 +208,7 @@ class Replay:
     def sample(self, size: int, progress: float = 0.0) -> Batch:
         """``size`` windows, with replacement. ``progress`` in [0, 1] moves the importance exponent."""
         weight, state = np.ones(size, dtype=np.float32), None
-        if self.walk is not None and self.draw == "walk":
+        if self.walk is not None:
             column, row, state = self.walk.place(size, self.storage.oldest, self._games)
         else:
             column, row, probability = self._draw(size)
@@ -304,7 +305,7 @@ class Replay:
         Priorities are made of the errors ``[T, B]``; masked rows do not count. ``state`` are the recurrent states after
         the learned rows (``LossOutput.state``), which a walk needs and nothing else does.
         """
-        if self.walk is not None and self.draw == "walk":
+        if self.walk is not None:
             self.walk.advance(state or {})
             return
         if self.prioritized is None or self.priorities is None:
@@ -333,8 +334,10 @@ class Replay:
         }
         if (sampler := self.within or self.prioritized) is not None:
             state["priorities"] = sampler.state_dict()
-        if self.games is not None and self.walk is not None:
-            state |= {"games": self.games.state_dict(), "walk": self.walk.state_dict()}
+        if self.games is not None:
+            state["games"] = self.games.state_dict()
+        if self.walk is not None:
+            state["walk"] = self.walk.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -343,8 +346,9 @@ class Replay:
         self.generator.bit_generator.state = state["generator"]
         if (sampler := self.within or self.prioritized) is not None:
             sampler.load_state_dict(state["priorities"])
-        if self.games is not None and self.walk is not None:
+        if self.games is not None:
             self.games.load_state_dict(state["games"])
+        if self.walk is not None:
             self.walk.load_state_dict(state["walk"])
 
     def chunks(self) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:

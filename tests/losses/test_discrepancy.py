@@ -7,10 +7,17 @@ import pytest
 import torch
 from tests.nn.small import ACTIONS, make_batch, make_network
 
-from retorq.losses.discrepancy import delta_q, same_game
+from retorq.losses import discrepancy
+from retorq.losses.discrepancy import same_game
 
 ROWS, COLUMNS = 9, 4
 KINDS = [("after", "scalar"), ("after", "iqn"), ("inner", "iqn"), ("outer", "iqn"), ("separate", "iqn")]
+
+
+def delta_q(network, trajectory, start, stored, offset):
+    """Measured at one row of each column."""
+    [found] = discrepancy.delta_q(network, trajectory, start, [(stored, offset)])
+    return found
 
 
 def states_before(network, trajectory, state):
@@ -90,6 +97,21 @@ def test_right_after_collection_nothing_is_stale(kind, head):
         halves = {name: value.half().float() for name, value in stored.items()}
         rounded = delta_q(network, batch.trajectory, batch.state, halves, offset)
         assert rounded.max() < 5e-3
+
+
+@pytest.mark.parametrize(("kind", "head"), KINDS)
+def test_one_unroll_serves_all_rows(kind, head):
+    network = make_network(kind, head, seed=2)
+    batch = make_batch(network, ROWS, COLUMNS, seed=4, rate=0.2)
+    stored = [other_state(network, seed) for seed in (8, 9)]
+    measured = list(zip(stored, torch.tensor([[0, 3, 1, 2], [8, 7, 6, 2]]), strict=True))
+    alone = [delta_q(network, batch.trajectory, batch.state, *one) for one in measured]
+    rows, plain = [], network.unroll
+    network.unroll = lambda inputs, *more: rows.append(inputs.first.shape[0]) or plain(inputs, *more)
+    found = discrepancy.delta_q(network, batch.trajectory, batch.state, measured)
+    assert len(rows) == ROWS + 2 * len(measured)
+    assert not torch.equal(*found)
+    assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
 def test_burn_in_forgets_a_wrong_start():

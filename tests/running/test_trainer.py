@@ -9,6 +9,7 @@ import torch
 from tests.small import agent
 
 from retorq.envs.make import make
+from retorq.losses.discrepancy import delta_q
 from retorq.running.trainer import MAX_SKIPPED, Trainer
 from retorq.types import Diverged
 
@@ -127,7 +128,7 @@ def test_progress_and_errors_reach_learner_and_replay():
     assert 400 <= trainer.steps <= 401
 
 
-def test_delta_q_is_measured_on_its_period_at_both_ends_of_the_learned_rows():
+def test_delta_q_is_measured_on_its_period_at_both_ends_of_the_learned_rows(monkeypatch):
     """Windows of 3 + 4 + 2 rows, states every 2 rows: measured before rows 4 and 6, or before 3, 5 and 7."""
     trainer = trainer_of(
         replay_ratio=8.0,
@@ -138,6 +139,8 @@ def test_delta_q_is_measured_on_its_period_at_both_ends_of_the_learned_rows():
         replay_size=300,
     )
     asked, plain = [], trainer.replay.states_at
+    unrolled, measure = [], delta_q
+    monkeypatch.setattr("retorq.running.trainer.delta_q", lambda *more: unrolled.append(more) or measure(*more))
 
     def states_at(keys, offset):
         asked.append((trainer.learner.updates, offset.copy()))
@@ -148,6 +151,7 @@ def test_delta_q_is_measured_on_its_period_at_both_ends_of_the_learned_rows():
     while trainer.learner.updates < 12:
         trainer.step()
     assert {updates for updates, _ in asked} == set(range(0, trainer.learner.updates, 3))
+    assert len(unrolled) == len(asked) / 2  # one unroll serves both ends
     for (updates, initial), (same, final) in zip(asked[::2], asked[1::2], strict=True):
         assert updates == same
         assert set(initial) <= {3, 4}

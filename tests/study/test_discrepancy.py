@@ -50,9 +50,9 @@ def test_every_sequence_lies_in_one_game_and_is_measured_as_defined(run, monkeyp
     """A slow twin in the notation of R2D2: states rolled row by row, one sequence at a time."""
     seen = []
 
-    def keep(network, trajectory, start_state, stored, offset):
-        found = original(network, trajectory, start_state, stored, offset)
-        seen.append((network, trajectory, start_state, stored, offset, found))
+    def keep(network, trajectory, start_state, measured):
+        found = original(network, trajectory, start_state, measured)
+        seen.append((network, trajectory, start_state, *measured[0], found[0]))
         return found
 
     original = discrepancy.delta_q

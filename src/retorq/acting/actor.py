@@ -10,6 +10,7 @@ import torch
 
 from retorq.acting.explore import Explore
 from retorq.nn.network import Network
+from retorq.ops.states import choose
 from retorq.types import Episode, Inputs, Trajectory, Tree, VectorEnv
 
 Chunk = tuple[np.ndarray, Trajectory]
@@ -197,12 +198,8 @@ class Actor:
         """An empty memory before a first row: what the network makes of it anyway, and what is stored."""
         if not (self.state and first.any()):
             return
-        begun = torch.from_numpy(first).to(self.device)
         empty = self.network.initial_state(len(first), self.device)
-        self.state = {
-            name: torch.where(begun.reshape(-1, *([1] * (value.dim() - 1))), empty[name], value)
-            for name, value in self.state.items()
-        }
+        self.state = choose(torch.from_numpy(first).to(self.device), empty, self.state)
 
     def _begin(self, begun: np.ndarray) -> None:
         """A new game: the clock and the score start at zero."""

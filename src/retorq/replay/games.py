@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retorq.ops.states import choose
 from retorq.replay.samplers import Ints, Uniform
 from retorq.types import Tree
 
@@ -115,11 +116,9 @@ class Walk:
 
     def _empty(self, lanes: Flags) -> None:
         """Clear the memory of some lanes."""
-        begun = torch.from_numpy(lanes).to(self.device)
         empty = self._initial(len(lanes), self.device)
-        for name, value in self.state.items():
-            fresh = empty[name.removeprefix("target.")]
-            self.state[name] = torch.where(begun.reshape(-1, *([1] * (value.dim() - 1))), fresh, value)
+        empty |= {f"target.{name}": value for name, value in empty.items()}
+        self.state = choose(torch.from_numpy(lanes).to(self.device), empty, self.state)
 
     def advance(self, state: Tree) -> None:
         """All lanes go on by a chunk, with the states after its learned rows.

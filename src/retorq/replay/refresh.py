@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from retorq.ops.states import choose
 from retorq.replay.replay import Replay
 from retorq.types import Inputs, Tree
 
@@ -56,10 +57,6 @@ class Refresh:
         with torch.no_grad():
             state = self.unroll(inputs.map(lambda a: a[:period]), storage.state(column, row))
         empty, first = self.initial_state(len(column), storage.device), inputs.first[period]
-        state = {
-            name: torch.where(first.reshape(-1, *([1] * (value.dim() - 1))), empty[name], value)
-            for name, value in state.items()
-        }
-        storage.put_state(column, row + period, state)
+        storage.put_state(column, row + period, choose(first, empty, state))
         self.position[column] = row + period
         return len(column)

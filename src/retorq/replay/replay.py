@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retorq.ops.states import choose
 from retorq.replay.games import Games, Walk
 from retorq.replay.samplers import Ints, Prioritized, Uniform
 from retorq.replay.storage import Layout, Storage
@@ -281,12 +282,8 @@ class Replay:
         assert self.initial_state is not None
         begins = self.within.empty(column, row)
         state = self.storage.state(column, np.where(begins, 0, row - self.window.burn_in))
-        begun = torch.from_numpy(begins).to(self.storage.device)
         empty = self.initial_state(len(column), self.storage.device)
-        return {
-            name: torch.where(begun.reshape(-1, *([1] * (value.dim() - 1))), empty[name], value)
-            for name, value in state.items()
-        }
+        return choose(torch.from_numpy(begins).to(self.storage.device), empty, state)
 
     def states_at(self, keys: np.ndarray, offset: np.ndarray) -> Tree:
         """States stored before row ``offset [B]`` of the windows ``keys [B, 2]`` just drawn: float32 ``[B, ...]``.

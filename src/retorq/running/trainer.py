@@ -133,13 +133,16 @@ class Trainer:
         trajectory = batch.trajectory.part(0, window.burn_in + window.length + 1)
         start = {name: value for name, value in batch.state.items() if not name.startswith("target.")}
         row = self.replay.first_row(batch.keys)
-        first = -(-(row + window.burn_in) // window.period) * window.period - row
+        initial = -(-(row + window.burn_in) // window.period) * window.period - row
         final = (row + window.burn_in + window.length) // window.period * window.period - row
-        for name, offset in (("initial", first), ("final", final)):
-            if ((offset < window.burn_in) | (offset >= trajectory.rows)).any():
-                return  # the grid is wider than the window
-            at = torch.from_numpy(offset).to(self.learner.device)
-            value = delta_q(self.learner.online, trajectory, start, self.replay.states_at(batch.keys, offset), at)
+        if (initial > final).any():
+            return  # the grid is wider than the window
+        measured = [
+            (self.replay.states_at(batch.keys, offset), torch.from_numpy(offset).to(self.learner.device))
+            for offset in (initial, final)
+        ]
+        values = delta_q(self.learner.online, trajectory, start, measured)
+        for name, value, (_, at) in zip(("initial", "final"), values, measured, strict=True):
             kept = value[same_game(trajectory.last, window.burn_in, at) & value.isfinite()]
             if len(kept):
                 self.discrepancies[name][0] += float(kept.mean())

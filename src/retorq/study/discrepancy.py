@@ -70,7 +70,8 @@ def _of_burn_in(trainer: Trainer, burn_in: int, generator: np.random.Generator) 
         then, at = storage.state(c, s + offset), torch.full((len(c),), offset)
         begin = {"zero": trainer.agent.network.initial_state(len(c)), "stored": storage.state(c, s)}
         for kind in STARTS:
-            values[kind][name] = delta_q(trainer.learner.online, trajectory, begin[kind], then, at).numpy()
+            [found] = delta_q(trainer.learner.online, trajectory, begin[kind], [(then, at)])
+            values[kind][name] = found.numpy()
     for kind in STARTS:
         row: dict[str, Any] = {"start": kind, "burn_in": burn_in}
         for name in offsets:

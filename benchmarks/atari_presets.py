@@ -9,8 +9,8 @@ replay in every row).
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +18,10 @@ from typing import Any
 
 import retorq
 from retorq import algorithms
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.rows import put
 
 OUT = Path(__file__).parent / "results" / "atari_presets.csv"
 FITTING: dict[str, dict[str, Any]] = {
@@ -76,17 +80,6 @@ def run(
     }
 
 
-def write(row: dict[str, Any]) -> None:
-    """Replace or add one row of the csv."""
-    rows = list(csv.DictReader(OUT.open())) if OUT.exists() else []
-    rows = [r for r in rows if r["agent"] != row["agent"]] + [row]
-    rows.sort(key=lambda r: list(algorithms.AGENTS).index(r["agent"]))
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,7 +89,7 @@ def main() -> None:
     asked = parser.parse_args()
     for agent in asked.agents or algorithms.AGENTS:
         row = run(agent, asked.steps, threads=asked.threads)
-        write(row)
+        put(OUT, [row], key=["agent"], order={"agent": algorithms.AGENTS})
         print(row, flush=True)
 
 

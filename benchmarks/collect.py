@@ -7,10 +7,14 @@ eval/*.json; and one line per evaluation into ``benchmarks/results/NAME.csv``. W
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.rows import write
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("config.json", "versions.json", "metrics.jsonl")
@@ -60,10 +64,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     asked = parser.parse_args()
     rows = [row for run in asked.runs for row in keep(run, RESULTS / asked.name)]
-    with (RESULTS / f"{asked.name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write(RESULTS / f"{asked.name}.csv", rows)
     print(f"{len(rows)} evaluations in {RESULTS / asked.name}.csv")
 
 

@@ -8,8 +8,8 @@ again (``--again`` makes them anew), so the table can be stopped and gone on wit
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.rows import made_by, put, read
+
 OUT = Path(__file__).parent / "results" / "family.csv"
+KEY = ("task", "agent", "seed")
 MEMORY = frozenset({"drqn", "r2d2", "recurrent_iqn"})
 AGENTS: dict[str, tuple[str, dict[str, Any]]] = {  # row of the table: agent, settings
     "dqn": ("dqn", {}),
@@ -103,7 +108,7 @@ def run(row: str, name: str, seed: int) -> dict[str, Any]:
     """Train and evaluate one agent on one task with one seed."""
     import retorq
 
-    task, (agent, settings) = TASKS[name], AGENTS[row]
+    (agent, settings), task, by = AGENTS[row], TASKS[name], made_by()
     remembers = agent in MEMORY
     steps, aim = (task.steps_memory, task.aim_memory) if remembers else (task.steps, task.aim)
     asked = task.settings | (task.with_memory if remembers else {}) | task.of_agent.get(agent, {}) | settings
@@ -133,6 +138,7 @@ def run(row: str, name: str, seed: int) -> dict[str, Any]:
         "training_score": round(last["score_mean"], 3),
         "aim": aim,
         "passed": passed,
+        **by,
     }
 
 
@@ -140,33 +146,9 @@ def _silent(line: str) -> None:
     pass
 
 
-def rows() -> list[dict[str, Any]]:
-    """What the table holds."""
-    if not OUT.exists():
-        return []
-    with OUT.open() as file:
-        return list(csv.DictReader(file))
-
-
-def key(row: dict[str, Any]) -> tuple[str, str, int]:
-    """What a row is a measurement of."""
-    return row["task"], row["agent"], int(row["seed"])
-
-
-def write(row: dict[str, Any]) -> None:
-    """Replace or add one row of the csv."""
-    kept = [r for r in rows() if key(r) != key(row)] + [row]
-    kept.sort(key=lambda r: (list(TASKS).index(r["task"]), list(AGENTS).index(r["agent"]), int(r["seed"])))
-    OUT.parent.mkdir(exist_ok=True)
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows(kept)
-
-
 def jobs(agents: list[str], tasks: list[str], seeds: int | None, again: bool) -> Iterator[tuple[str, str, int]]:
     """Agent, task and seed of the rows to make: first one seed of everything, then the next."""
-    there = {key(row) for row in rows()}
+    there = {(row["task"], row["agent"], int(row["seed"])) for row in read(OUT)}
     for seed in range(max(seeds or TASKS[name].seeds for name in tasks)):
         for name in tasks:
             for agent in agents:
@@ -187,7 +169,7 @@ def main() -> None:
         waiting = [pool.submit(run, *job) for job in jobs(asked.agents, asked.tasks, asked.seeds, asked.again)]
         for done in as_completed(waiting):
             row = done.result()
-            write(row)
+            put(OUT, [row], key=KEY, order={"task": TASKS, "agent": AGENTS})
             print(row, flush=True)
 
 

@@ -8,8 +8,8 @@ task and seed are replaced). ``aim`` is what a run must reach, or, with ``<=``, 
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -20,6 +20,10 @@ import numpy as np
 
 import retorq
 from retorq.envs.make import make
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.rows import made_by, put
 
 OUT = Path(__file__).parent / "results" / "learning.csv"
 
@@ -91,12 +95,12 @@ TASKS = {
 
 def run(name: str, seed: int, threads: int) -> dict[str, Any]:
     """Train and evaluate one task with one seed."""
-    task = TASKS[name]
+    task, by = TASKS[name], made_by()
     started = time.monotonic()
     options = retorq.EnvOptions(**task.options)
     if task.steps == 0:
         scores = random_scores(task.env, options, seed)
-        return row(name, seed, 0, time.monotonic() - started, threads, scores)
+        return row(name, seed, 0, time.monotonic() - started, threads, scores) | by
     folder = Path(tempfile.mkdtemp())
     trained = retorq.train(
         task.env, steps=task.steps, seed=seed, run=folder / "run", options=options, threads=threads, **task.settings
@@ -107,7 +111,7 @@ def run(name: str, seed: int, threads: int) -> dict[str, Any]:
     record = trained.load().evaluate(protocol="greedy", episodes=100, seed=10_000 + seed)
     updates = trained.metrics[-1]["updates"]
     shutil.rmtree(folder)
-    return row(name, seed, updates, seconds, threads, record["scores"])
+    return row(name, seed, updates, seconds, threads, record["scores"]) | by
 
 
 def random_scores(env: str, options: retorq.EnvOptions, seed: int) -> list[float]:
@@ -143,18 +147,6 @@ def row(name: str, seed: int, updates: int, seconds: float, threads: int, scores
     }
 
 
-def write(new: dict[str, Any]) -> None:
-    """Replace or add one row of the csv."""
-    OUT.parent.mkdir(exist_ok=True)
-    rows = list(csv.DictReader(OUT.open())) if OUT.exists() else []
-    rows = [r for r in rows if (r["task"], int(r["seed"])) != (new["task"], new["seed"])] + [new]
-    rows.sort(key=lambda r: (list(TASKS).index(r["task"]), int(r["seed"])))
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(new))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,7 +157,7 @@ def main() -> None:
     for name in asked.tasks or TASKS:
         for seed in asked.seeds or range(TASKS[name].seeds):
             made = run(name, seed, asked.threads)
-            write(made)
+            put(OUT, [made], key=("task", "seed"), order={"task": TASKS})
             print(made, flush=True)
 
 

@@ -13,7 +13,7 @@ equal, and writes ``benchmarks/results/representation.csv``. Per variant, seed a
 from __future__ import annotations
 
 import argparse
-import csv
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ from retorq.envs.options import EnvOptions
 from retorq.learner import Learner
 from retorq.replay.replay import Replay
 from retorq.types import Inputs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.rows import write
 
 OUT = Path(__file__).parent / "results" / "representation.csv"
 ENV = "ALE/Pong-v5"
@@ -107,11 +111,7 @@ def main() -> None:
                     losses.clear()
                     table.append(row)
                     print(row, flush=True)
-    OUT.parent.mkdir(exist_ok=True)
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    write(OUT, table)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ parabola would pull together quantiles that are less than ``kappa`` apart.
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -33,6 +33,10 @@ from retorq.envs.toys import two_doors_returns
 from retorq.report import style
 from retorq.report.chart import Chart, Line, draw
 from retorq.running.distributions import ReturnDistribution, wasserstein
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.rows import put, read
 
 OUT = Path(__file__).parent / "results" / "two_doors.csv"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "two_doors.svg"
@@ -125,23 +129,6 @@ def measured(learned: ReturnDistribution, door: int) -> dict[str, Any]:
     }
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """Replace the rows of the same agent, seed and door in the csv."""
-
-    def key(row: dict[str, Any]) -> tuple[int, int, str]:
-        return list(AGENTS).index(row["agent"]), int(row["seed"]), row["door"]
-
-    old = list(csv.DictReader(OUT.open())) if OUT.exists() else []
-    new = {key(row) for row in rows}
-    merged = sorted([row for row in old if key(row) not in new] + rows, key=key)
-    OUT.parent.mkdir(exist_ok=True)
-    with OUT.open("w", newline="") as file:
-        names = [name for name in rows[0] if name != "quantiles"] + ["quantiles"]
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(merged)
-
-
 def steps_of(values: np.ndarray, probabilities: np.ndarray, low: float, high: float) -> tuple[list[float], list[float]]:
     """A distribution function from ``low`` to ``high`` as the corners of its steps."""
     order = np.argsort(values)
@@ -171,7 +158,7 @@ def panel(agent: str, door: str, rows: list[dict[str, str]], color: int) -> Char
 
 def picture() -> None:
     """A panel per agent and door, from the csv."""
-    rows = list(csv.DictReader(OUT.open()))
+    rows = read(OUT)
     agents = [name for name in AGENTS if any(row["agent"] == name for row in rows)]
     width, height, wide, top = 250, 220, 250 * len(agents), 92
     parts = [
@@ -207,7 +194,7 @@ def main() -> None:
     for seed in () if asked.draw else range(asked.seeds):
         for name in asked.agents or AGENTS:
             rows = run(name, seed)
-            write(rows)
+            put(OUT, rows, key=("agent", "seed", "door"), order={"agent": AGENTS, "door": sorted(DOORS)})
             told = ", ".join(f"{row['door']} {row['share']:.3f}" for row in rows)
             print(f"{name} seed {seed}: {told} of the range", flush=True)
     picture()

@@ -1,0 +1,79 @@
+"""Rows of a csv of results: reading them, putting new ones in the place of old ones, and what made them."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """All rows of a csv, as text; none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write a csv anew: columns in the order in which they first appear, empty cells where a row has none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def put(path: Path, new: Sequence[Row], key: Sequence[str], order: Mapping[str, Iterable[str]]) -> None:
+    """Add rows to a csv, each in the place of the one with the same key, and sort it. New columns are empty before.
+
+    Args:
+        path: The csv; made where it is missing.
+        new: The rows.
+        key: Names of the columns that say what a row is a measurement of; the rows are sorted by them.
+        order: The values of some of these columns in their order, unknown ones last. Other columns are sorted as
+            numbers.
+    """
+    places = {name: {value: place for place, value in enumerate(values)} for name, values in order.items()}
+
+    def of(row: Row) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in key)
+
+    def place(row: Row) -> tuple[float, ...]:
+        return tuple(
+            places[name].get(row[name], len(places[name])) if name in places else float(row[name]) for name in key
+        )
+
+    made = {of(row) for row in new}
+    kept = [row for row in read(path) if of(row) not in made]
+    names = dict.fromkeys(name for row in [*new, *kept] for name in row)
+    write(path, [{name: row.get(name, "") for name in names} for row in sorted([*kept, *new], key=place)])
+
+
+@cache
+def made_by() -> dict[str, str]:
+    """What a result depends on beside its settings: ``commit`` and ``machine``, as they are at the first call.
+
+    The commit is empty outside a checkout, and ends with ``+`` where ``src`` is not as committed. Call this when a run
+    begins: by its end there may be another commit.
+    """
+    from retorq.bench.machine import cores, processor
+
+    here = Path(__file__).resolve().parents[1]
+    commit = _git(here, "rev-parse", "--short", "HEAD")
+    changed = _git(here, "status", "--porcelain", "--", "src")
+    return {"commit": commit + ("+" if changed else ""), "machine": f"{processor()}, {cores()} cores"}
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says, or nothing where it does not know the folder."""
+    try:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

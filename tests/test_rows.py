@@ -1,0 +1,73 @@
+"""Rows of results: new ones in the place of old ones, new columns beside old rows, and what made them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from benchmarks import family, learning, rows
+
+ORDER = {"task": ("easy", "hard")}
+SMALL = {"warmup": 8}
+
+
+def put(path: Path, *new: rows.Row) -> list[str]:
+    """The lines of the csv after adding these rows."""
+    rows.put(path, new, key=("task", "seed"), order=ORDER)
+    return path.read_text().splitlines()
+
+
+def test_a_new_row_takes_the_place_of_the_one_with_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "some.csv"
+    put(path, {"task": "hard", "seed": 10, "mean": 1.0}, {"task": "easy", "seed": 1, "mean": 2.0})
+    put(path, {"task": "hard", "seed": 9, "mean": 3.0}, {"task": "gone", "seed": 0, "mean": 0.0})
+    assert put(path, {"task": "hard", "seed": 10, "mean": 4.5}) == [
+        "task,seed,mean",
+        "easy,1,2.0",
+        "hard,9,3.0",
+        "hard,10,4.5",
+        "gone,0,0.0",
+    ]
+    assert rows.read(path)[2] == {"task": "hard", "seed": "10", "mean": "4.5"}
+
+
+def test_old_rows_have_empty_cells_in_new_columns(tmp_path: Path) -> None:
+    path = tmp_path / "some.csv"
+    path.write_text("task,seed,old\r\neasy,1,a\r\n")
+    new = put(path, {"task": "easy", "seed": 2, "commit": "abc"})
+    assert new == ["task,seed,commit,old", "easy,1,,a", "easy,2,abc,"]
+    assert rows.read(tmp_path / "none.csv") == []
+
+
+def test_what_made_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = rows.made_by.__wrapped__
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr(rows, "__file__", str(tmp_path / "benchmarks" / "rows.py"))
+    assert made()["commit"] == ""
+    assert made()["machine"].endswith(" cores")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "some.py").write_text("")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    git("init")
+    git("add", "src")
+    git("commit", "-m", "a")
+    short = git("rev-parse", "--short", "HEAD").strip()
+    assert made()["commit"] == short
+    (tmp_path / "benchmarks" / "results.csv").write_text("1")  # results are no part of the program
+    assert made()["commit"] == short
+    (tmp_path / "src" / "other.py").write_text("")
+    assert made()["commit"] == f"{short}+"
+    monkeypatch.setenv("PATH", "")
+    assert made()["commit"] == ""
+
+
+def test_learning_tables_tell_what_made_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(learning.TASKS, "chain", learning.Task(env="chain", steps=300, aim=">= 0", settings=SMALL))
+    small = family.Task(env="chain", steps=300, steps_memory=300, aim=">= 0", aim_memory=">= 0", settings=SMALL)
+    monkeypatch.setitem(family.TASKS, "catch", small)
+    for row in (learning.run("chain", 0, 1), family.run("dqn", "catch", 0)):
+        assert rows.made_by().items() <= row.items()
+        assert row["passed"] == (row["mean"] >= 0)

@@ -7,7 +7,6 @@ import pytest
 from benchmarks import family, learning, rows
 
 ORDER = {"task": ("easy", "hard")}
-SMALL = {"warmup": 8}
 
 
 def put(path: Path, *new: rows.Row) -> list[str]:
@@ -64,10 +63,20 @@ def test_what_made_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert made()["commit"] == ""
 
 
+class Trained:
+    """A run that is over, as far as the tables look at it."""
+
+    code, metrics = 0, ({"updates": 7, "score_mean": 0.5},)
+
+    def load(self) -> "Trained":
+        return self
+
+    def evaluate(self, **_: object) -> dict[str, object]:
+        return {"scores": [1.0, 2.0], "mean": 1.5}
+
+
 def test_learning_tables_tell_what_made_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(learning.TASKS, "chain", learning.Task(env="chain", steps=300, aim=">= 0", settings=SMALL))
-    small = family.Task(env="chain", steps=300, steps_memory=300, aim=">= 0", aim_memory=">= 0", settings=SMALL)
-    monkeypatch.setitem(family.TASKS, "catch", small)
-    for row in (learning.run("chain", 0, 1), family.run("dqn", "catch", 0)):
+    monkeypatch.setattr("retorq.train", lambda *_, **__: Trained())
+    for row in (learning.run("catch", 0, 1), family.run("dqn", "catch", 0)):
         assert rows.made_by().items() <= row.items()
-        assert row["passed"] == (row["mean"] >= 0)
+        assert (row["task"], row["updates"], row["mean"], row["passed"]) == ("catch", 7, 1.5, True)

@@ -64,6 +64,13 @@ TASKS = {
     "chain": Task(env="chain", steps=6_000, aim=">= 0.59"),
     "catch": Task(env="catch", steps=15_000, aim=">= 0.95"),
     "memory": Task(env="memory", steps=15_000, aim=">= 0.95"),
+    # The quantile layer before the LSTM, in its three ways; after it is the row above.
+    **{
+        f"memory, quantiles before, {merge}": Task(
+            env="memory", steps=15_000, aim=">= 0.95", settings={"quantile_layer": merge}, seeds=2
+        )
+        for merge in ("outer", "inner", "separate")
+    },
     "memory without its LSTM": Task(env="memory", steps=15_000, aim="<= 0.3", settings=NO_MEMORY),
     "masked_cartpole": Task(env="masked_cartpole", steps=100_000, aim=">= 450", settings=BALANCE),
     "masked_cartpole without its LSTM": Task(

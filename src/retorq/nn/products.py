@@ -70,7 +70,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not ours(x, weight):
         return nn.functional.linear(x, weight, bias)
     rows = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
-    rows = rows.contiguous()  # rows that lie apart are up to a thousand times slower
+    rows = rows.contiguous()  # rows that lie apart are much slower
     out = _Linear.apply(rows, weight, bias) if torch.is_grad_enabled() else _product(rows, weight, bias)
     return out.view(*x.shape[:-1], len(weight))
 

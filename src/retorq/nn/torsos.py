@@ -90,8 +90,8 @@ class Image(nn.Module):
 def _floats(image: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels ``[N, C, H, W]`` as ``dtype``; on a CPU the channels of a pixel lie side by side.
 
-    That is how oneDNN's convolutions are fastest, the weights' gradient of a stack of 4 images by a factor of 4. Plane
-    by plane is three times as fast as PyTorch's own change of the order.
+    That is how oneDNN's convolutions are fastest, above all the weights' gradient. Plane by plane is faster than
+    PyTorch's own change of the order.
     """
     channels = image.shape[1]
     if image.device.type != "cpu" or channels > 16:

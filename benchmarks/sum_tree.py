@@ -1,4 +1,4 @@
-"""Time to draw a prioritised batch and write its new priorities back, by size of the replay.
+"""Time to draw a prioritized batch and write its new priorities back, by size of the replay.
 
 ``python benchmarks/sum_tree.py`` prints csv rows; with ``--out benchmarks/results/sum_tree.csv`` it writes them. Times
 are medians in milliseconds, on one thread: ``sample`` draws the batch with its probabilities and weights, ``update``

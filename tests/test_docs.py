@@ -56,6 +56,19 @@ def test_the_worked_example_of_the_conventions() -> None:
         assert rows[t]["previous reward"] == ("0" if begins else rows[t - 1]["reward"])
 
 
+STEMS = "optim|normal|priorit|maxim|minim|summar|vector|initial|general|quant|factor|real|recogn|organ|discret"
+
+
+def test_the_spelling_is_american() -> None:
+    """Stored names are exempt: the field of evaluations, and the key of older checkpoints."""
+    stored = r"(?!human_normalised|optimiser\.\")"
+    words = rf"(?:{STEMS})is(?:e[drs]?|ing|ation)\b|colour|behaviour|favour|neighbour|grey\b"
+    british = re.compile(rf"\b{stored}\w*(?:{words})", re.IGNORECASE)
+    code = [file for part in ("src", "tests", "benchmarks") for file in sorted((ROOT / part).rglob("*.py"))]
+    files = [file for file in (*PAGES, *code) if file != Path(__file__)]
+    assert [(file.name, match[0]) for file in files for match in british.finditer(file.read_text())] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())

@@ -52,7 +52,7 @@ def violations(root: Path) -> list[str]:
             if here not in LEVEL or there not in LEVEL:
                 found.append(f"{edge}: not in the list of layers")
             elif here != there and LEVEL[there] >= LEVEL[here] and ("/".join(path), there) not in SIBLINGS:
-                found.append(f"{edge}: imports must go towards the left of the list of layers")
+                found.append(f"{edge}: imports must go toward the left of the list of layers")
     return found
 
 

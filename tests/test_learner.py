@@ -28,7 +28,7 @@ def weights(module):
 
 
 def moments(learner):
-    state = learner.optimiser.state
+    state = learner.optimizer.state
     return [{k: v.clone() for k, v in state[p].items()} for p in learner.online.parameters()]
 
 
@@ -162,7 +162,7 @@ def test_the_learning_rate_falls_linearly_or_not_at_all(anneal, expected):
     for progress in (0.0, 0.25, 1.0, 1.5):
         before = weights(learner.online)
         learner.update(batch_for(learner), progress)
-        rates.append(float(learner.optimiser.param_groups[0]["lr"]))
+        rates.append(float(learner.optimizer.param_groups[0]["lr"]))
         assert same(before, weights(learner.online)) == (rates[-1] == 0)
     assert rates == pytest.approx(expected)
 
@@ -226,9 +226,11 @@ def test_a_saved_learner_goes_on_bit_for_bit(kind, copied, optimizer):
         one.update(batch(step))
     tensors, numbers = one.state_dict()
     names = {"adam": {"step", "exp_avg", "exp_avg_sq"}, "rmsprop": {"mean", "square"}}[optimizer]
-    assert {name.split(".")[1] for name in tensors if name.startswith("optimiser.")} == names
+    assert {name.split(".")[1] for name in tensors if name.startswith("optimizer.")} == names
     if copied:  # as a checkpoint would
         tensors = {name: value.clone() for name, value in tensors.items()}
+    else:  # as checkpoints from before the key was renamed
+        tensors = {name.replace("optimizer.", "optimiser."): value for name, value in tensors.items()}
     other = Learner(make_network(kind, "iqn", seed=5), loss, learning_rate=1e-3, optimizer_epsilon=1e-5,
                     optimizer=optimizer, target_period=2, seed=99)  # fmt: skip
     other.load_state_dict(tensors, numbers)

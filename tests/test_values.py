@@ -107,7 +107,7 @@ def test_pick_broadcasts_missing_axes():
 
 
 def test_mean_greedy_and_rows():
-    """The greedy action maximises the mean over samples, not any one sample; the first of equals."""
+    """The greedy action maximizes the mean over samples, not any one sample; the first of equals."""
     values = torch.tensor([[[[0.0, 3.0], [4.0, 0.0]]], [[[1.0, 1.0], [1.0, 1.0]]]])  # [T=2, B=1, N=2, A=2]
     record = Quantiles(values, torch.rand(2, 1, 2))
     assert record.mean().tolist() == [[[2.0, 1.5]], [[1.0, 1.0]]]
@@ -148,7 +148,7 @@ def test_mean_of_probabilities():
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-2])
-def test_bellman_of_probabilities_moves_every_atom_and_shares_it_between_its_neighbours(epsilon):
+def test_bellman_of_probabilities_moves_every_atom_and_shares_it_between_its_neighbors(epsilon):
     values, width = categorical(), 5 / (K - 1)
     target = values.bellman(ACTION, REWARD, DISCOUNT, epsilon)
     assert target.shape == (T, B, K)

@@ -1,4 +1,4 @@
-"""Learner: the online network, its target, the optimiser, and the one place where a batch becomes an update."""
+"""Learner: the online network, its target, the optimizer, and the one place where a batch becomes an update."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Learner:
         self.precision = precision
         self.generator = torch.Generator(self.device).manual_seed(seed)
         on_gpu = self.device.type == "cuda"
-        self.optimiser = _optimizer(optimizer, self.online, learning_rate, optimizer_epsilon, self.device)
+        self.optimizer = _optimizer(optimizer, self.online, learning_rate, optimizer_epsilon, self.device)
         self.updates = 0
         self.skipped_in_a_row = torch.zeros((), device=self.device)
         if cuda_graph and not on_gpu:
@@ -93,8 +93,8 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
         bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
         # Both optimizers skip the step where found_inf is 1, without a round trip to the host.
-        self.optimiser.found_inf, self.optimiser.grad_scale = bad, None  # type: ignore[attr-defined]
-        self.optimiser.step()
+        self.optimizer.found_inf, self.optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.skipped_in_a_row.copy_((self.skipped_in_a_row + 1) * bad)
         metrics = {"loss": total.detach(), "gradient_norm": norm, "skipped": self.skipped_in_a_row.clone()}
         carried = {f"{STATE}{name}": value for name, value in output.state.items()}
@@ -111,7 +111,7 @@ class Learner:
         if self.cuda_graph:
             metrics = self._replayed(batch)
         else:
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             metrics = self._step(batch)
         self.updates += 1
         if self.updates % self.target_period == 0:
@@ -123,20 +123,20 @@ class Learner:
         """The step as a CUDA graph, recorded at the first batch."""
         if self._captured is None:
             before, skipped = self.state_dict(), self.skipped_in_a_row.clone()
-            fresh = not self.optimiser.state
+            fresh = not self.optimizer.state
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):  # what is created lazily must exist before recording
-                    self.optimiser.zero_grad(set_to_none=True)
+                    self.optimizer.zero_grad(set_to_none=True)
                     self._step(batch)
             torch.cuda.current_stream().wait_stream(side)
             self.load_state_dict(*before)  # the trial updates leave no trace
             if fresh:
-                for state in self.optimiser.state.values():
+                for state in self.optimizer.state.values():
                     torch._foreach_zero_(list(state.values()))
             self.skipped_in_a_row.copy_(skipped)
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             self._captured = Captured(self._step, batch, self.generator)
         return self._captured(batch)
 
@@ -148,7 +148,7 @@ class Learner:
     def set_learning_rate(self, progress: float) -> None:
         """Linear decay to 0 over the run, or constant."""
         rate = self.learning_rate * (max(0.0, 1.0 - progress) if self.anneal else 1.0)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -164,8 +164,8 @@ class Learner:
         tensors = {f"online.{k}": v for k, v in self.online.state_dict().items()}
         tensors |= {f"target.{k}": v for k, v in self.target.state_dict().items()}
         for name, parameter in self.online.named_parameters():
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{key}.{name}"] = torch.as_tensor(value)
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         tensors["generator"] = self.generator.get_state()
         return {k: v.detach().cpu() for k, v in tensors.items()}, {"updates": self.updates}
 
@@ -177,11 +177,11 @@ class Learner:
             saved = {
                 k.split(".")[1]: v
                 for k, v in tensors.items()
-                if k.startswith("optimiser.") and k.split(".", 2)[2] == name
+                if k.startswith(("optimizer.", "optimiser.")) and k.split(".", 2)[2] == name
             }
             if saved:
-                # Copies: the optimiser writes in place, and what was loaded may be another learner's own moments.
-                self.optimiser.state[parameter] = {k: v.to(self.device, copy=True) for k, v in saved.items()}
+                # Copies: the optimizer writes in place, and what was loaded may be another learner's own moments.
+                self.optimizer.state[parameter] = {k: v.to(self.device, copy=True) for k, v in saved.items()}
         self.generator.set_state(tensors["generator"].cpu())
         self._captured = None  # it was recorded on the tensors that have just been replaced
         self.updates = int(numbers["updates"])

@@ -42,7 +42,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """One named part of an observation, as it arrives after the door (``retorq.envs``) has normalised it.
+    """One named part of an observation, as it arrives after the door (``retorq.envs``) has normalized it.
 
     ``image``: uint8 or float32, shape ``(channels, height, width)``. ``vector``: float32, shape ``(size,)``.
     ``discrete``: int64, shape ``()``, values in ``0..high-1``. ``binary``: int8, shape ``(size,)``.
@@ -94,7 +94,7 @@ class Step:
 
 
 class VectorEnv(Protocol):
-    """``B`` copies of one environment behind the door: normalised, checked, with their ends told apart."""
+    """``B`` copies of one environment behind the door: normalized, checked, with their ends told apart."""
 
     spec: EnvSpec
     columns: int

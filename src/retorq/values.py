@@ -137,7 +137,7 @@ class Categorical:
     def regress(self, action: Tensor, target: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
         """Cross-entropy to the target probabilities; the error is the divergence ``KL(target || prediction)``.
 
-        The two differ by the entropy of the target, which has no gradient but would favour states whose return is
+        The two differ by the entropy of the target, which has no gradient but would favor states whose return is
         uncertain if it were part of a priority (Hessel et al. 2018, Rainbow, uses the divergence). ``kappa`` belongs
         to the losses of values, and there is nothing here that it could bend.
         """

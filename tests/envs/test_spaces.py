@@ -124,8 +124,8 @@ def test_resize_and_gray_on_pictures():
     small = resize(picture, 6, 4)
     np.testing.assert_array_equal(small, np.rint(picture.reshape(2, 3, 6, 2, 4, 2).mean(axis=(3, 5))))
     assert small.dtype == np.uint8
-    grey = gray(picture)
-    assert grey.shape == (2, 1, 12, 8)
+    shade = gray(picture)
+    assert shade.shape == (2, 1, 12, 8)
     red, green, blue = np.moveaxis(picture.astype(float), 1, 0)
-    np.testing.assert_allclose(grey[:, 0], 0.299 * red + 0.587 * green + 0.114 * blue, atol=0.51)
+    np.testing.assert_allclose(shade[:, 0], 0.299 * red + 0.587 * green + 0.114 * blue, atol=0.51)
     assert resize(picture.astype(np.float32), 5, 5).dtype == np.float32

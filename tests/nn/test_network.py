@@ -220,7 +220,7 @@ def test_zero_biases_leaves_noisy_layers_at_their_own_initialization():
 
 
 @pytest.mark.parametrize("name", ["scalar", "quantile", "iqn", "risk", "inner"])
-def test_preferences_are_what_acting_maximises(name):
+def test_preferences_are_what_acting_maximizes(name):
     """The mean of the head's values; under a risk, that at distorted fractions."""
     risk = Risk("cvar", 0.25) if name == "risk" else None
     heads = {

@@ -36,7 +36,7 @@ def test_variances_of_the_noise():
     assert weight.var().item() == pytest.approx(0.6366, rel=0.04)
 
 
-def test_noise_is_factorised_and_its_outputs_share_their_factor_with_the_bias():
+def test_noise_is_factorized_and_its_outputs_share_their_factor_with_the_bias():
     """eps_w[i, j] = f(a_i) f(b_j), eps_b[i] = f(a_i), with f(x) = sign(x) sqrt|x| of standard normal numbers."""
     weight, bias = layer().noise(generator())
     of_inputs = weight / bias[:, None]
@@ -48,7 +48,7 @@ def test_noise_is_factorised_and_its_outputs_share_their_factor_with_the_bias():
 
 
 def test_blocks_have_noise_of_their_own_for_the_inputs():
-    """As two separate layers would; within a block the noise is factorised."""
+    """As two separate layers would; within a block the noise is factorized."""
     weight, bias = draws(layer(blocks=2))
     ratio = weight / bias[..., None]
     first, second = ratio[:, 0], ratio[:, 3]

@@ -279,7 +279,7 @@ def test_a_reloaded_sampler_goes_on_bit_for_bit():
 def test_prioritized_refuses_what_makes_no_sense():
     for name in ("exponent", "beta", "beta_final"):
         for value in (-0.1, 1.1, np.nan):
-            with pytest.raises(UserError, match=rf"^{name} of the prioritised replay is {value}"):
+            with pytest.raises(UserError, match=rf"^{name} of the prioritized replay is {value}"):
                 Prioritized(4, **{name: value})
     sampler = four()
     before = sampler.total

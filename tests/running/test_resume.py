@@ -112,7 +112,7 @@ def test_every_kind_of_run_goes_on_exactly(settings, tmp_path, monkeypatch):
     assert start(tmp_path / "cut", **settings).code == 0  # the same command goes on
     last = assert_same(whole.path, cut.path)
     learner, acting = last.tensors("learner"), last.tensors("actor")
-    assert any(name.startswith("optimiser.exp_avg_sq") for name in learner)
+    assert any(name.startswith("optimizer.exp_avg_sq") for name in learner)
     name = "core.lstm.weight_hidden" if "quantile_layer" in settings else "core.weight_hidden"
     assert not torch.equal(learner[f"online.{name}"], learner[f"target.{name}"])
     copies = [name for name in acting if name.startswith("acting.")]

@@ -28,7 +28,7 @@ def test_published_columns_give_the_known_averages(
     column: str, games: int, median: float, mean: float, other_mean: float, human: int
 ) -> None:
     table = scores.published_column(column)
-    ours, other = scores.summarise(table), scores.summarise(table, video_pinball_random=16256.9)
+    ours, other = scores.summarize(table), scores.summarize(table, video_pinball_random=16256.9)
     assert (ours.games, ours.at_least_human) == (games, human)
     assert 100 * ours.median == pytest.approx(median, abs=0.06)
     assert 100 * other.median == pytest.approx(median, abs=0.06)
@@ -45,7 +45,7 @@ def test_on_the_games_all_five_papers_share() -> None:
     names = ("recurrent_iqn", "iqn", "rainbow", "qr_dqn", "impala_deep")
     columns = {name: scores.published_column(name) for name in names}
     shared = set.intersection(*(set(column) for column in columns.values()))
-    medians = [100 * scores.summarise({game: columns[name][game] for game in shared}).median for name in names]
+    medians = [100 * scores.summarize({game: columns[name][game] for game in shared}).median for name in names]
     assert len(shared) == 52
     assert medians == pytest.approx([341.6, 237.5, 227.1, 209.4, 185.7], abs=0.06)
 
@@ -110,4 +110,4 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="'sarsa' has no published scores"):
         scores.published_column("sarsa")
     with pytest.raises(UserError, match="'Tetris' has no human reference"):
-        scores.summarise({"Tetris": 1.0})
+        scores.summarize({"Tetris": 1.0})

@@ -1,6 +1,6 @@
 """One Atari game with a picture: the numpy twin of ``retorq.envs.atari.Atari``, for watching and recording.
 
-The preprocessing is the same to within one grey level (a test compares them). The no-ops at the start of a game come
+The preprocessing is the same to within one gray level (a test compares them). The no-ops at the start of a game come
 from another generator than the C++ environment's, so the same seed gives other starts unless ``noop_max`` is 0.
 """
 

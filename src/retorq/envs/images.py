@@ -1,4 +1,4 @@
-"""Pictures in numpy: area averaging to another size, and grey values."""
+"""Pictures in numpy: area averaging to another size, and gray values."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def gray(image: np.ndarray) -> np.ndarray:
-    """Grey values ``[..., 1, H, W]`` of a color image ``[..., 3, H, W]``, in the same dtype."""
+    """Gray values ``[..., 1, H, W]`` of a color image ``[..., 3, H, W]``, in the same dtype."""
     mixed = np.tensordot(image.astype(np.float32), LUMA, axes=([-3], [0]))[..., None, :, :]
     return np.rint(mixed).astype(np.uint8) if image.dtype == np.uint8 else mixed

@@ -38,7 +38,7 @@ class EnvOptions:
     frame_size: int = 84
     """Atari: height and width of the observation in pixels (area averaging of the 210x160 screen)."""
     grayscale: bool = True
-    """Atari: one grey channel instead of three. Other environments: the same for color images when resize is on."""
+    """Atari: one gray channel instead of three. Other environments: the same for color images when resize is on."""
     noop_max: int = 30
     """Atari: a game starts after 0 to this many no-op frames, drawn anew for each game (a start can have none)."""
     sticky: float = 0.0

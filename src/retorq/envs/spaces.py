@@ -29,7 +29,7 @@ class _Part:
 class Door:
     """Checks and converts the observations of one environment.
 
-    Images are Boxes with three axes (the shorter of the first and the last one holds the channels) or with two (grey)
+    Images are Boxes with three axes (the shorter of the first and the last one holds the channels) or with two (gray)
     if they are 8-bit or at least 8 by 8; bool images become 0 and 255. Other Boxes are flattened to float32 vectors,
     one-axis bool Boxes and MultiBinary to int8. Raises ``UserError`` for a space that is none of these.
     """

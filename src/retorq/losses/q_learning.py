@@ -19,7 +19,7 @@ class QLearning:
     """n-step (double) Q-learning on windows of ``burn_in + length + n`` rows.
 
     Target of row t: ``h(R + g * h_inverse(Z_target(row index, a*)))`` with the n-step return ``R`` of clipped rewards,
-    the remaining discount ``g`` and the row ``index`` to bootstrap from (``ops.returns.n_step``); ``a*`` maximises the
+    the remaining discount ``g`` and the row ``index`` to bootstrap from (``ops.returns.n_step``); ``a*`` maximizes the
     mean of the online values (double, van Hasselt et al. 2016) or of the target's own. The online network is unrolled
     once; its last ``n`` rows, needed only to choose actions, run without gradient.
 

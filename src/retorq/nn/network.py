@@ -115,7 +115,7 @@ class Network(nn.Module):
     def preferences(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """What acting maximises, float32 ``[T, B, A]``: the mean value of each action, under the head's risk if any."""
+        """What acting maximizes, float32 ``[T, B, A]``: the mean value of each action, under the head's risk if any."""
         if isinstance(self._head, ImplicitQuantile):
             return self._head.preferences(features, samples, generator).float()
         return self.head(features, samples, generator).mean().float()

@@ -9,7 +9,7 @@ from retorq.nn.products import linear
 
 
 class NoisyLinear(nn.Module):
-    """``y = (mu_w + sigma_w * eps_w) x + mu_b + sigma_b * eps_b`` with factorised Gaussian noise.
+    """``y = (mu_w + sigma_w * eps_w) x + mu_b + sigma_b * eps_b`` with factorized Gaussian noise.
 
     Fortunato et al. 2018, equations 9 to 11: ``eps_w[i, j] = f(a_i) f(b_j)`` and ``eps_b[i] = f(a_i)`` for standard
     normal ``a`` (one per output) and ``b`` (one per input), with ``f(x) = sign(x) sqrt(|x|)``. In training mode every

@@ -93,7 +93,7 @@ class _QuantileHuber(torch.autograd.Function):
 def categorical_projection(support_from: Tensor, probs: Tensor, support_to: Tensor) -> Tensor:
     """Move probability from one support to another, keeping the mean of what lies within the new one.
 
-    Each atom is clipped to the new support's range and shared between its two neighbours there, in proportion to
+    Each atom is clipped to the new support's range and shared between its two neighbors there, in proportion to
     nearness (Bellemare, Dabney and Munos 2017, equation 7, whose triangular kernel this is)::
 
         result_i = sum_j clip(1 - |clip(from_j, to_first, to_last) - to_i| / width, 0, 1) probs_j

@@ -25,7 +25,7 @@ def rescale(x: Tensor, epsilon: float) -> Tensor:
         ValueError: ``epsilon`` is negative.
     """
     _check(epsilon)
-    # sqrt(a + 1) - 1 = a / (sqrt(a + 1) + 1), without the difference of neighbours.
+    # sqrt(a + 1) - 1 = a / (sqrt(a + 1) + 1), without the difference of neighbors.
     return x * (1 / (torch.sqrt(x.abs() + 1) + 1) + epsilon)
 
 

@@ -21,7 +21,7 @@ from retorq.types import Batch, Trajectory, Tree, UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Priorities:
-    """Prioritised replay (Schaul et al. 2016), of sequences as R2D2 does it.
+    """Prioritized replay (Schaul et al. 2016), of sequences as R2D2 does it.
 
     A sequence's priority is ``eta * max + (1 - eta) * mean`` of its absolute errors (R2D2, section 2.3).
     """

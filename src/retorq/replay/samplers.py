@@ -134,7 +134,7 @@ class SumTree:
 
 
 class Prioritized:
-    """Proportional prioritised sampling (Schaul et al. 2016, "Prioritized Experience Replay", sections 3.3 and 3.4).
+    """Proportional prioritized sampling (Schaul et al. 2016, "Prioritized Experience Replay", sections 3.3 and 3.4).
 
     Item ``i`` is drawn with probability ``P(i) = p_i^exponent / sum_k p_k^exponent``, and its loss is weighted by
     ``(count * P(i))^-beta``, divided by the largest such weight *of the batch* (some implementations take the
@@ -157,7 +157,7 @@ class Prioritized:
     def __init__(self, capacity: int, *, exponent: float = 0.6, beta: float = 0.4, beta_final: float = 1.0) -> None:
         for name, value in (("exponent", exponent), ("beta", beta), ("beta_final", beta_final)):
             if not 0 <= value <= 1:
-                raise UserError(f"{name} of the prioritised replay is {value}; give a number from 0 to 1.")
+                raise UserError(f"{name} of the prioritized replay is {value}; give a number from 0 to 1.")
         self.exponent, self.beta, self.beta_final = exponent, beta, beta_final
         self.highest = 1.0
         """The highest priority seen so far, which new items get."""

@@ -131,8 +131,8 @@ def result(run: Run) -> str:
     center, bottom, top = interval(mean, low, high)
     between = f" (95% interval {bottom} to {top})" if games > 1 else ""
     text = f"{center}{between} in {games} evaluation {'game' if games == 1 else 'games'}"
-    normalised = tables.percent(run.env, mean)
-    return f"{text}, {normalised} of human" if normalised else text
+    normalized = tables.percent(run.env, mean)
+    return f"{text}, {normalized} of human" if normalized else text
 
 
 def effort(run: Run) -> str:

@@ -25,7 +25,7 @@ def table(head: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
 
 
 def percent(env: str, score: float) -> str:
-    """The human-normalised score in percent, empty if the environment has none."""
+    """The human-normalized score in percent, empty if the environment has none."""
     value = human_normalised(env, score)
     return "" if value is None else f"{100 * value:,.0f}%".replace("-", "−")
 

@@ -62,7 +62,7 @@ def look(
 ) -> tuple[Tensor, ReturnDistribution | None, Tree]:
     """What a network makes of one row ``[1, 1, ...]`` and the state before it.
 
-    Returns what acting maximises ``[A]``, the return distribution (None for heads of single values), and the state
+    Returns what acting maximizes ``[A]``, the return distribution (None for heads of single values), and the state
     after the row. Sampled quantiles are drawn about ``FRACTIONS`` times, in several unrolls where the samples come
     before the memory.
     """

@@ -26,7 +26,7 @@ from retorq.types import Episode, UserError
 class Protocol:
     """How scores are taken. ``options`` are environment options that replace the run's own (Atari only).
 
-    ``episodes`` games are counted: the first that many *started*, so that short games are not favoured; or, with
+    ``episodes`` games are counted: the first that many *started*, so that short games are not favored; or, with
     ``frames``, the games completed within that many frames.
     """
 
@@ -201,5 +201,5 @@ def record(
         "median": float(np.median(scores)) if len(games) else None,
         "ci95": list(bootstrap_interval(scores, seed=0)) if len(games) else None,
     }
-    normalised = human_normalised(env, result["mean"]) if len(games) else None
-    return result | ({} if normalised is None else {"human_normalised": normalised})
+    normalized = human_normalised(env, result["mean"]) if len(games) else None
+    return result | ({} if normalized is None else {"human_normalised": normalized})

@@ -18,7 +18,7 @@ from retorq.running.evaluate import without_noise
 class Moment:
     """What one step led to.
 
-    ``action`` led here, with ``reward`` (raw). ``values [A]`` are what acting maximises here and ``distribution`` is
+    ``action`` led here, with ``reward`` (raw). ``values [A]`` are what acting maximizes here and ``distribution`` is
     that of the returns from here on; both are None after the last step, the latter also for agents that have none.
     """
 

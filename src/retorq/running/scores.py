@@ -1,10 +1,10 @@
-"""Scores of the 57 Atari games: human-normalised, published, and averages with their uncertainty.
+"""Scores of the 57 Atari games: human-normalized, published, and averages with their uncertainty.
 
-A human-normalised score is ``(score - random) / (human - random)``: 0 plays like a uniformly random policy, 1 like the
+A human-normalized score is ``(score - random) / (human - random)``: 0 plays like a uniformly random policy, 1 like the
 professional human tester of the DQN papers. Functions here return that fraction, not percent.
 
 **Video Pinball.** Two random scores for this game are in circulation, 16256.9 and 0.0, which makes a factor of twelve
-in its human-normalised score and hundreds of points in a mean over the 57 games. The published means only come out with
+in its human-normalized score and hundreds of points in a mean over the 57 games. The published means only come out with
 0.0, so 0.0 is used here; ``video_pinball_random=16256.9`` gives the other one. Medians are the same with both.
 
 Sources: ``data/atari57_reference.csv`` holds random and human scores as in DQN Zoo; ``data/atari57_published.csv`` the
@@ -77,7 +77,7 @@ PUBLISHED: Mapping[str, Source] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Human-normalised scores of several games: how many, median and mean (fractions), and games at human level."""
+    """Human-normalized scores of several games: how many, median and mean (fractions), and games at human level."""
 
     games: int
     median: float
@@ -140,8 +140,8 @@ def published_column(algorithm: str) -> dict[str, float]:
     return {game: row[algorithm] for game, row in table.items() if algorithm in row}
 
 
-def summarise(scores: Mapping[str, float], *, video_pinball_random: float = VIDEO_PINBALL_RANDOM) -> Summary:
-    """Median and mean human-normalised score of raw ``{game: score}``; compare columns on the same games only."""
+def summarize(scores: Mapping[str, float], *, video_pinball_random: float = VIDEO_PINBALL_RANDOM) -> Summary:
+    """Median and mean human-normalized score of raw ``{game: score}``; compare columns on the same games only."""
     values = []
     for game, score in scores.items():
         value = human_normalised(game, score, video_pinball_random=video_pinball_random)
@@ -149,7 +149,7 @@ def summarise(scores: Mapping[str, float], *, video_pinball_random: float = VIDE
             raise UserError(f"game {game!r} has no human reference: it must be one of the 57 that games() lists")
         values.append(value)
     if not values:
-        raise UserError("no games to summarise: give at least one score")
+        raise UserError("no games to summarize: give at least one score")
     array = np.asarray(values)
     return Summary(
         games=len(values),

@@ -86,5 +86,6 @@ def picture(agent):
     for name in ("learner", "replay"):
         part = plain.pop(name)
         plain[name] = {k: v for k, v in part.keywords.items() if k != "initial_state"} | {"args": part.args[1:]}
-    own = {k: v for k, v in vars(head(agent)).items() if not k.startswith("_")}
+    modules = (head(agent), head(agent).streams)
+    own = [{k: v for k, v in vars(module).items() if not k.startswith("_")} for module in modules]
     return repr((shapes, noise, repr(agent.network), own, agent.network.extras, plain))

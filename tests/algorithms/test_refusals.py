@@ -7,9 +7,9 @@ from tests.algorithms.agents import FRAME, FRAMES, MODULES, VECTOR, names, small
 
 from retorq.types import UserError
 
-ONE_OR_MORE = "num_envs stack memory_size samples target_samples action_samples cosines quantiles hidden_size"
+ONE_OR_MORE = "num_envs stack memory_size samples target_samples action_samples cosines quantiles"
 ONE_OR_MORE += " batch_size sequence_length n_step target_period replay_size state_period publish_period"
-ZERO_OR_MORE = "burn_in warmup epsilon_steps epsilon_exponent rescale_epsilon kappa refresh"
+ZERO_OR_MORE = "hidden_size burn_in warmup epsilon_steps epsilon_exponent rescale_epsilon kappa refresh"
 POSITIVE = "learning_rate optimizer_epsilon clip_gradient replay_ratio noisy_sigma munchausen_temperature"
 SHARES = "epsilon_start epsilon_final epsilon_floor epsilon_fraction gamma priority_eta priority_exponent priority_beta"
 SHARES += " priority_beta_final munchausen_alpha"
@@ -75,6 +75,8 @@ COMBINATIONS = [
     ("rainbow", {"prioritized": False, "priority_exponent": 0.6}, ("leave priority_exponent at 0.5",)),
     *(unused(a, "noisy", "noisy_sigma", 0.1, 0.5) for a in ("dqn", "c51", "qr_dqn", "iqn")),
     ("rainbow", {"noisy": False, "noisy_sigma": 0.1}, ("noisy_sigma is 0.1", "noisy is false")),
+    *(unused(a, "dueling", "dueling_rescale", True, False) for a in ("dqn", "c51", "qr_dqn", "iqn", "noisy_dqn")),
+    ("rainbow", {"dueling": False, "dueling_rescale": True}, ("dueling_rescale is True", "dueling is false")),
     *(unused(a, "munchausen", "munchausen_alpha", 0.5, 0.9) for a in ("dqn", "iqn")),
     unused("dqn", "munchausen", "munchausen_temperature", 0.1, 0.03),
     *(

@@ -150,6 +150,7 @@ SETTINGS = {
     "risk_level": Setting((0.5,), lambda a, v: head(a).risk == Risk("cvar", v), {"risk": "cvar"}),
     "hidden_size": Setting((12,), is_(lambda a: head(a).streams.advantage.weight.shape[1])),
     "dueling": Setting(SWITCH, lambda a, v: head(a).streams.dueling is v is hasattr(head(a).streams, "value")),
+    "dueling_rescale": Setting(SWITCH, is_(lambda a: head(a).streams.rescale), {"dueling": True}),
     "noisy": Setting(SWITCH, is_(lambda a: a.network.noisy)),
     "noisy_sigma": Setting((0.3,), _noise, NOISY),
     "batch_size": Setting((7,), lambda a, v: a.batch_size == v and a.rows_per_update == v * a.window.length),
@@ -314,6 +315,9 @@ def test_the_published_network(agent):
     assert [(m.out_channels, m.kernel_size[0], m.stride[0]) for m in layers] == [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
     assert made.network.torso.size == 3136
     assert type(made.network.core) is (LSTM if agent in RECURRENT else Stateless)
+    streams = head(made).streams
+    assert streams.advantage.weight.shape[1] == 512
+    assert (streams.hidden is None) is (agent == "drqn")
     biases = torch.cat([m.bias for m in layers])
     assert bool(biases.any()) is (agent in FEED_FORWARD)  # the others start from zero
     noisy = {"noisy_dqn", "rainbow"}

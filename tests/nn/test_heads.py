@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -111,17 +112,17 @@ def test_values_are_float32_in_half_precision(dueling):
 
 
 HEADS = {
-    "scalar": lambda **more: Scalar(F, 7, A, **more),
-    "quantile": lambda **more: Quantile(F, 7, A, quantiles=N, **more),
-    "categorical": lambda **more: Categorical(F, 7, A, atoms=11, low=-2.0, high=3.0, **more),
-    "implicit": lambda **more: ImplicitQuantile(F, 7, A, samples=N, **more),
+    "scalar": Scalar,
+    "quantile": partial(Quantile, quantiles=N),
+    "categorical": partial(Categorical, atoms=11, low=-2.0, high=3.0),
+    "implicit": partial(ImplicitQuantile, samples=N),
 }
 
 
-def make(name, seed=1, **more):
+def make(name, seed=1, hidden=7, **more):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return HEADS[name](**more)
+        return HEADS[name](F, hidden, A, **more)
 
 
 @torch.no_grad()
@@ -138,6 +139,43 @@ def test_dueling_combines_each_output_by_itself_over_the_actions(outputs):
         for a in range(A):
             expected = value[..., k] + advantage[..., k, a] - sum(advantage[..., k, b] for b in range(A)) / A
             torch.testing.assert_close(told.view(T, B, outputs, A)[..., k, a], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_without_a_hidden_layer_the_outputs_lie_on_the_features(outputs):
+    x = features().x
+    plain, dueling = (Streams(F, 0, A, outputs=outputs, dueling=dueling) for dueling in (False, True))
+    advantage = (x @ plain.advantage.weight.T + plain.advantage.bias).view(T, B, outputs, A)
+    torch.testing.assert_close(plain(x).view(T, B, outputs, A), advantage)
+    assert sum(p.numel() for p in plain.parameters()) == (F + 1) * outputs * A
+    advantage = (x @ dueling.advantage.weight.T + dueling.advantage.bias).view(T, B, outputs, A)
+    value = (x @ dueling.value.weight.T + dueling.value.bias).view(T, B, outputs, 1)
+    expected = value + advantage - advantage.mean(-1, keepdim=True)
+    torch.testing.assert_close(dueling(x).view(T, B, outputs, A), expected)
+
+
+@pytest.mark.parametrize("hidden", [0, 7])
+@pytest.mark.parametrize("name", HEADS)
+def test_two_streams_send_less_gradient_back_if_rescaled(name, hidden):
+    """Into the features times 1/sqrt(2), so half its square; nothing else changes, and one stream alone is left."""
+    found = {}
+    for dueling, rescale in ((True, False), (True, True), (False, False), (False, True)):
+        module = make(name, hidden=hidden, dueling=dueling, rescale=rescale)
+        x = features().x.requires_grad_()
+        values = module(Features(x), generator=torch.Generator().manual_seed(3)).mean()
+        values.square().sum().backward()
+        own = [p.grad for n, p in module.named_parameters() if n.startswith("streams")]
+        found[dueling, rescale] = values.detach(), x.grad, own
+    for (values, gradient, own), (same, scaled, others) in (
+        (found[True, False], found[True, True]),
+        (found[False, False], found[False, True]),
+    ):
+        assert torch.equal(values, same)
+        assert all(torch.equal(a, b) for a, b in zip(own, others, strict=True))
+        square = 0.5 if same is found[True, True][0] else 1.0
+        torch.testing.assert_close(scaled.square().sum(), square * gradient.square().sum())
+        torch.testing.assert_close(scaled, square**0.5 * gradient)
 
 
 @torch.no_grad()

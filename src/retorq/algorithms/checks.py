@@ -82,7 +82,6 @@ AT_LEAST_ONE = frozenset(
         "action_samples",
         "cosines",
         "quantiles",
-        "hidden_size",
         "batch_size",
         "sequence_length",
         "n_step",
@@ -94,6 +93,7 @@ AT_LEAST_ONE = frozenset(
 )
 NOT_NEGATIVE = frozenset(
     (
+        "hidden_size",
         "burn_in",
         "warmup",
         "epsilon_steps",

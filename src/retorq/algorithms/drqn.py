@@ -23,6 +23,7 @@ from retorq.types import EnvSpec
 class Config(LinearEpsilon, Recurrent):
     """All settings; the defaults are those of Hausknecht and Stone 2015 and of its authors' program."""
 
+    hidden_size: int = 0  # the outputs lie directly on the memory
     regression: Literal["huber", "squared"] = "huber"
     sequences: Literal["any", "within", "episode"] = "episode"
     start_state: Literal["whole", "zero", "stored", "zero+burn_in", "stored+burn_in"] = "zero"

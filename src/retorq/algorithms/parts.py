@@ -93,7 +93,8 @@ def q_learning(
 
 def streams(config: FeedForward) -> dict[str, Any]:
     """What every feed-forward head can be: dueling, noisy."""
-    return {"dueling": config.dueling, "noise": config.noisy_sigma if config.noisy else 0.0}
+    noise = config.noisy_sigma if config.noisy else 0.0
+    return {"dueling": config.dueling, "rescale": config.dueling_rescale, "noise": noise}
 
 
 def support(config: settings.Support) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Settings:
     torso_norm: bool = False  # ours: layer normalization after them
     center_images: bool = False  # ours: subtract the mean image of the warm-up
     stack: int = 1  # images stacked
-    hidden_size: int = 512  # of the layer before the outputs; of each stream if dueling
+    hidden_size: int = 512  # of the layer before the outputs; of each stream if dueling; 0: none
     dueling: bool = False
     # learning
     batch_size: int = 32
@@ -162,12 +162,14 @@ class FeedForward(LinearEpsilon, Settings):
     """Agents without memory: a state is a stack of images, a sample is a transition."""
 
     stack: int = 4
+    dueling_rescale: bool = False  # both streams' gradient into the torso times 1/sqrt(2) (Wang et al. 2016)
     noisy: bool = False  # NoisyNet instead of fully connected layers
     noisy_sigma: float = 0.5  # sigma_0; 0.1 in some implementations
 
     def __post_init__(self) -> None:
         """Refuse what does nothing."""
         super().__post_init__()
+        unused(self, "dueling", "dueling_rescale")
         unused(self, "noisy", "noisy_sigma")
 
 

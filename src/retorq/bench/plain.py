@@ -34,6 +34,7 @@ class PlainNetwork(nn.Module):
         self.convolutions = copy.deepcopy(image.layers)
         self.cell = nn.LSTMCell(core.weight_input.shape[1], core.size)
         self.cosine = copy.deepcopy(head.embedding.linear)
+        assert head.streams.hidden is not None
         hidden = head.streams.hidden.out_features // 2
         self.advantage_hidden, self.value_hidden = (nn.Linear(core.size, hidden) for _ in range(2))
         self.advantage, self.value = copy.deepcopy(head.streams.advantage), copy.deepcopy(head.streams.value)
@@ -41,6 +42,7 @@ class PlainNetwork(nn.Module):
 
     def _take(self, core: LSTM, streams: Streams) -> None:
         """The weights that lie otherwise there: the order of the gates, and both streams in one matrix."""
+        assert streams.hidden is not None
         with torch.no_grad():
             self.cell.weight_ih.copy_(_gate_order(core.weight_input))
             self.cell.weight_hh.copy_(_gate_order(core.weight_hidden))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypedDict, Unpack
+
 import torch
 from torch import Tensor, nn
 
@@ -14,31 +16,50 @@ from retorq.values import ActionValues, Quantiles, Scalars
 from retorq.values import Categorical as CategoricalValues
 
 
+class Kind(TypedDict, total=False):
+    """What :class:`Streams` can be; every head takes these."""
+
+    dueling: bool
+    rescale: bool
+    noise: float
+
+
 class Streams(nn.Module):
-    """One ReLU layer and the outputs of all actions.
+    """One ReLU layer of ``hidden`` units (0: none) and the outputs of all actions.
 
     ``dueling`` (Wang et al. 2016, equation 9): two such streams, ``V + A - mean over actions of A``, for each of the
-    ``outputs`` by itself. Both hidden layers are one matrix, since they read the same features. ``noise`` is sigma_0
-    of :class:`NoisyLinear`, which all layers then are; 0 means ordinary ones.
+    ``outputs`` by itself. Both hidden layers are one matrix, since they read the same features. ``rescale``: the
+    gradient that two streams send back into the features is multiplied by 1/sqrt(2) (the same paper).
+    ``noise`` is sigma_0 of :class:`NoisyLinear`, which all layers then are; 0 means ordinary ones.
     """
 
     def __init__(
-        self, inputs: int, hidden: int, actions: int, *, outputs: int = 1, dueling: bool = False, noise: float = 0.0
+        self,
+        inputs: int,
+        hidden: int,
+        actions: int,
+        *,
+        outputs: int = 1,
+        dueling: bool = False,
+        rescale: bool = False,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
-        self.outputs, self.actions, self.dueling = outputs, actions, dueling
+        self.outputs, self.actions, self.dueling, self.rescale = outputs, actions, dueling, rescale and dueling
         streams = 2 if dueling else 1
-        self.hidden = _linear(inputs, hidden * streams, noise, blocks=streams)
-        self.advantage = _linear(hidden, outputs * actions, noise)
+        self.hidden = _linear(inputs, hidden * streams, noise, blocks=streams) if hidden else None
+        self.advantage = _linear(hidden or inputs, outputs * actions, noise)
         if dueling:
-            self.value = _linear(hidden, outputs, noise)
+            self.value = _linear(hidden or inputs, outputs, noise)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """``[..., F]`` to float32 ``[..., A]``, or ``[..., K, A]`` for ``K`` outputs; ``generator`` draws noise."""
-        hidden = nn.functional.relu(_apply(self.hidden, x, generator))
+        if self.rescale:
+            x = _Rescaled.apply(x)
+        hidden = x if self.hidden is None else nn.functional.relu(_apply(self.hidden, x, generator))
         if not self.dueling:
             return self._per_action(_apply(self.advantage, hidden, generator))
-        for_advantage, for_value = hidden.chunk(2, dim=-1)
+        for_advantage, for_value = (hidden, hidden) if self.hidden is None else hidden.chunk(2, dim=-1)
         advantage = self._per_action(_apply(self.advantage, for_advantage, generator))
         value = _apply(self.value, for_value, generator).float()
         if self.outputs > 1:
@@ -49,6 +70,18 @@ class Streams(nn.Module):
         """Float32 ``[..., K A]`` as ``[..., K, A]``, or as it is for one output."""
         x = x.float()
         return x if self.outputs == 1 else x.unflatten(-1, (self.outputs, self.actions))
+
+
+class _Rescaled(torch.autograd.Function):
+    """The same values; the gradient times 1/sqrt(2)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * 2**-0.5
 
 
 def _linear(inputs: int, outputs: int, noise: float, *, blocks: int = 1) -> nn.Linear | NoisyLinear:
@@ -63,9 +96,9 @@ def _apply(layer: nn.Module, x: Tensor, generator: torch.Generator | None) -> Te
 class Scalar(nn.Module):
     """One value per action."""
 
-    def __init__(self, inputs: int, hidden: int, actions: int, *, dueling: bool = False, noise: float = 0.0) -> None:
+    def __init__(self, inputs: int, hidden: int, actions: int, **kind: Unpack[Kind]) -> None:
         super().__init__()
-        self.streams = Streams(inputs, hidden, actions, dueling=dueling, noise=noise)
+        self.streams = Streams(inputs, hidden, actions, **kind)
 
     def forward(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
@@ -77,12 +110,10 @@ class Scalar(nn.Module):
 class Quantile(nn.Module):
     """The return's quantiles at ``quantiles`` fixed fractions ``(2 i - 1) / (2 N)`` (Dabney et al. 2018, QR-DQN)."""
 
-    def __init__(
-        self, inputs: int, hidden: int, actions: int, *, quantiles: int, dueling: bool = False, noise: float = 0.0
-    ) -> None:
+    def __init__(self, inputs: int, hidden: int, actions: int, *, quantiles: int, **kind: Unpack[Kind]) -> None:
         super().__init__()
         self.quantiles = quantiles
-        self.streams = Streams(inputs, hidden, actions, outputs=quantiles, dueling=dueling, noise=noise)
+        self.streams = Streams(inputs, hidden, actions, outputs=quantiles, **kind)
 
     def forward(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
@@ -106,16 +137,7 @@ class Categorical(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        actions: int,
-        *,
-        atoms: int,
-        low: float,
-        high: float,
-        dueling: bool = False,
-        noise: float = 0.0,
+        self, inputs: int, hidden: int, actions: int, *, atoms: int, low: float, high: float, **kind: Unpack[Kind]
     ) -> None:
         super().__init__()
         if atoms < 2:
@@ -123,7 +145,7 @@ class Categorical(nn.Module):
         if not low < high:
             raise UserError(f"lowest_value is {low}, but highest_value is {high}; give a lower one.")
         self.atoms, self.low, self.high = atoms, low, high
-        self.streams = Streams(inputs, hidden, actions, outputs=atoms, dueling=dueling, noise=noise)
+        self.streams = Streams(inputs, hidden, actions, outputs=atoms, **kind)
 
     def forward(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
@@ -154,11 +176,10 @@ class ImplicitQuantile(nn.Module):
         actions: int,
         *,
         samples: int,
-        dueling: bool = False,
         embed: bool = True,
         cosines: int = 64,
-        noise: float = 0.0,
         risk: Risk | None = None,
+        **kind: Unpack[Kind],
     ) -> None:
         super().__init__()
         if risk is not None and not embed:
@@ -168,7 +189,7 @@ class ImplicitQuantile(nn.Module):
             )
         self.samples, self.risk = samples, risk
         self.embedding = Cosines(inputs, cosines) if embed else None
-        self.streams = Streams(inputs, hidden, actions, dueling=dueling, noise=noise)
+        self.streams = Streams(inputs, hidden, actions, **kind)
 
     def forward(
         self, features: Features, samples: int | None = None, generator: torch.Generator | None = None

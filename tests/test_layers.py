@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"agent"},
     {"algorithms", "running"},
     {"report", "api"},
-    {"bench"},
+    {"bench", "remote"},
     {"study"},
     {"__init__"},
     {"commands"},

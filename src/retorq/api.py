@@ -172,7 +172,7 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
     config = dict(stored["config"])
     try:
         preset = config.pop("preset")
-        for name in ("steps", "log_every"):
+        for name in ("steps", "log_every", "pool", "actors"):
             config.pop(name)
         options = EnvOptions(**stored["options"])
     except (KeyError, TypeError) as error:
@@ -202,13 +202,14 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
 def resume(path: str | Path, *, device: str = "cpu", say: Callable[[str], None] = print, **run: Any) -> Run:
     """Go on with a stopped run; ``run`` may change fields of ``RunOptions`` that are not the run's identity."""
     path = Path(path)
-    known = {f.name for f in fields(RunOptions)} - {"steps", "seed", "log_every", "device"}
+    known = {f.name for f in fields(RunOptions)} - {"steps", "seed", "log_every", "device", "pool", "actors"}
     for name in run:
         if name not in known:
             raise UserError(f"{name} cannot change when a run is resumed; what can: {', '.join(sorted(known))}.")
     task, stored = reopen(path, device=device)
     config = stored["config"]
-    how = RunOptions(steps=config["steps"], log_every=config["log_every"], seed=stored["seed"], device=device, **run)
+    same = {name: config[name] for name in ("steps", "log_every", "pool", "actors")}
+    how = RunOptions(**same, seed=stored["seed"], device=device, **run)
     return start(task, how, path, say=say)
 
 

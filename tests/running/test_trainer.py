@@ -44,25 +44,25 @@ def test_the_replay_ratio_is_exact_within_one_batch(ratio, length, batch, column
         # What the round that ended the warm-up acted is counted, so that a run without warm-up learns from all.
         debt = trainer.learner.updates * batch * length - ratio * (trainer.steps - begin)
         assert 0 <= debt < batch * length
-        assert trainer.credits == pytest.approx(-debt)
+        assert trainer.limiter.credits == pytest.approx(-debt)
 
 
 def test_nothing_is_learned_or_earned_in_warm_up():
     trainer = trainer_of(warmup=60)
     before = 0
     while trainer.steps < 60:
-        assert (trainer.learner.updates, trainer.credits) == (0, 0.0)
+        assert (trainer.learner.updates, trainer.limiter.credits) == (0, 0.0)
         before = trainer.steps
         trainer.step()
     assert trainer.learner.updates == 1  # the first credit is positive, and a batch of 8 rows is paid
-    assert trainer.credits == pytest.approx((trainer.steps - before) * 0.8 - 8)
+    assert trainer.limiter.credits == pytest.approx((trainer.steps - before) * 0.8 - 8)
 
 
 def test_credits_wait_for_something_to_sample():
     trainer = trainer_of(warmup=0, num_envs=1)
     for _ in range(5):  # windows need 6 rows
         trainer.step()
-    assert (trainer.learner.updates, trainer.credits) == (0, pytest.approx(4.0))
+    assert (trainer.learner.updates, trainer.limiter.credits) == (0, pytest.approx(4.0))
     trainer.step()
     assert trainer.learner.updates == 1
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 
@@ -14,16 +14,35 @@ from retorq.types import Episode
 
 
 class ActorPool(Protocol):
-    """Actors somewhere: asked for rows, told of new weights."""
+    """Actors somewhere: asked for rows, told of new weights.
+
+    Of every column, each row comes once and in order, whatever happens to its actor. Rows handed out are valid until
+    the next ``receive``.
+    """
+
+    steps: int
+    """Agent steps handed out so far, all columns together."""
 
     def receive(self) -> Iterable[Chunk]:
-        """Rows that have arrived (a local pool acts now)."""
+        """Rows that have arrived (a local pool acts now); none if nothing came within a moment."""
 
     def publish(self, network: Network, version: int) -> None:
         """Hand the network's weights to the actors."""
 
     def drain(self) -> list[Episode]:
         """Games finished since the last call."""
+
+    def faults(self) -> list[str]:
+        """What went wrong with actors since the last call and what was done, a sentence each."""
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and plain numbers for a checkpoint."""
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
+        """Put back ``state_dict``, after ``publish``; False if games must begin anew: then store what ``cut`` gives."""
+
+    def cut(self) -> list[Chunk]:
+        """The rows that end all open games."""
 
     def close(self) -> None:
         """End all actors; safe to call twice."""
@@ -38,6 +57,11 @@ class LocalPool:
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        """Agent steps acted so far, all columns together."""
+        return self.actor.steps
 
     def receive(self) -> list[Chunk]:
         """One vector step."""
@@ -58,6 +82,28 @@ class LocalPool:
     def drain(self) -> list[Episode]:
         """Games finished since the last call."""
         return self.actor.drain()
+
+    def faults(self) -> list[str]:
+        """None: an actor in this process fails with the run."""
+        return []
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The actor's state, and its rounded weights where it has a copy of its own."""
+        tensors, numbers = self.actor.state_dict()
+        if self.actor.precision != "fp32":
+            tensors |= {f"acting.{name}": value.cpu() for name, value in self.actor.network.state_dict().items()}
+        return tensors, numbers
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
+        """Put back ``state_dict``; False if the environments could not be."""
+        acting = {name.removeprefix("acting."): v for name, v in tensors.items() if name.startswith("acting.")}
+        if acting:
+            self.actor.network.load_state_dict(acting)
+        return self.actor.load_state_dict(tensors, numbers)
+
+    def cut(self) -> list[Chunk]:
+        """Close every open stream and begin new games."""
+        return self.actor.cut()
 
     def close(self) -> None:
         """Close the environments."""

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 
 from retorq.agent import Agent
-from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
+from retorq.running.actors import actors
 from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
 from retorq.running.folder import RunFolder
 from retorq.running.log import Log
@@ -39,6 +39,11 @@ class RunOptions:
         checkpoint_seconds: Seconds between checkpoints; one is also written at the end and when stopped.
         save_replay: Keep the replay in checkpoints; without it a resume refills it first, and is not exact.
         tensorboard: Write TensorBoard events; unset: if it is installed.
+        pool: Where acting happens: ``local``, in this process, in turn with learning (deterministic); or ``process``,
+            in processes of their own, at the same time.
+        actors: Of a pool that is not local: how many share the environments (``num_envs``).
+        actor_rows: Of a pool that is not local: steps of each environment per message.
+        actor_time_limit: Of a pool that is not local: seconds a message may take before its actor is started anew.
     """
 
     steps: int
@@ -49,22 +54,53 @@ class RunOptions:
     checkpoint_seconds: float = 600.0
     save_replay: bool = True
     tensorboard: bool | None = None
+    pool: Literal["local", "process"] = "local"
+    actors: int = 0
+    actor_rows: int = 10
+    actor_time_limit: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name, lowest in (("steps", 1), ("seed", 0), ("threads", 0), ("log_every", 1), ("checkpoint_seconds", 0)):
-            value, kind = getattr(self, name), (int, float) if name == "checkpoint_seconds" else int
+        for name, lowest in _LOWEST.items():
+            value, kind = getattr(self, name), (int, float) if name in _SECONDS else int
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise UserError(f"{name} is {value!r}; give a {'whole ' if kind is int else ''}number.")
             if not value >= lowest:
                 raise UserError(f"{name} is {value}; give at least {lowest}.")
         check_seed(self.seed)
         check_device(self.device)
+        self._check_pool()
+
+    def _check_pool(self) -> None:
+        if self.pool not in ("local", "process"):
+            raise UserError(f"pool is {self.pool!r}; give local or process.")
+        for name in ("actors", "actor_rows", "actor_time_limit"):
+            value = getattr(self, name)
+            if self.pool == "local" and value != getattr(type(self), name):
+                raise UserError(
+                    f"{name} is {value}, but pool is local, where one actor plays in this process; give --pool process "
+                    f"or leave {name} away."
+                )
+        if self.pool != "local" and self.actors < 1:
+            raise UserError(f"pool is {self.pool}, but actors is {self.actors}; give the number of actors, at least 1.")
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run."""
-        return {"steps": self.steps, "log_every": self.log_every}
+        return {"steps": self.steps, "log_every": self.log_every, "pool": self.pool, "actors": self.actors}
+
+
+_LOWEST = {
+    "steps": 1,
+    "seed": 0,
+    "threads": 0,
+    "log_every": 1,
+    "checkpoint_seconds": 0,
+    "actors": 0,
+    "actor_rows": 1,
+    "actor_time_limit": 1,
+}
+_SECONDS = ("checkpoint_seconds", "actor_time_limit")
 
 
 def check_device(device: str) -> None:
@@ -136,14 +172,18 @@ def train(
         Refused: No checkpoint of this run can be read.
     """
     log = log or Log(folder.path, total=run.steps, period=run.log_every, tensorboard=run.tensorboard)
-    vector = make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
+    playing = actors(task, run)
+    trainer: Trainer | None = None
     try:
-        trainer = Trainer(task.agent, vector, total=run.steps, seed=run.seed, device=run.device)
+        trainer = Trainer(task.agent, playing, total=run.steps, seed=run.seed, device=run.device)
         resume(trainer, folder, log)
         with log, stop if stop is not None else StopSignal() as stopping:
             return _loop(trainer, run, folder, log, stopping)
     finally:
-        vector.close()
+        if trainer is not None:
+            trainer.pool.close()
+        elif not callable(playing):
+            playing.close()
 
 
 def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stopping: StopSignal) -> int:
@@ -154,6 +194,8 @@ def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stoppi
             trainer.step()
             for episode in trainer.pool.drain():
                 log.episode(episode)
+            for fault in trainer.pool.faults():
+                log.say(fault)
             if log.due(trainer.steps) or trainer.done:
                 log.metrics(trainer.steps, trainer.steps * per_step, trainer.learner.updates, _values(trainer))
             log.progress(trainer.steps, trainer.learner.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)

@@ -10,51 +10,66 @@ import torch
 from torch import Tensor
 
 from retorq.acting.actor import Actor
-from retorq.acting.pools import LocalPool
+from retorq.acting.pools import ActorPool, LocalPool
 from retorq.agent import Agent
 from retorq.learner import seeds
 from retorq.losses.discrepancy import delta_q, same_game
+from retorq.nn.network import Network
+from retorq.replay.limiter import Limiter
 from retorq.replay.refresh import Refresh
 from retorq.types import Batch, Diverged, Inputs, Tree, VectorEnv
 
+PoolMaker = Callable[[Network, int], ActorPool]
 MAX_SKIPPED = 5  # non-finite updates in a row that end a run
 
 
 class Trainer:
     """Take arrived rows, extend the replay, and learn while the replay ratio allows.
 
-    The replay ratio is kept as credits: every step acted adds ``samples_per_step``, every update takes the rows it
-    trains on; updates happen while credits are left. Nothing is earned during warm-up.
+    The replay ratio is kept by a :class:`Limiter`, whose credits are earned by steps and spent by updates. Nothing is
+    earned during warm-up. Actors elsewhere go on meanwhile, and wait where their queues are full.
 
     Args:
         agent: The bill of materials.
-        env: Its environments.
+        actors: Its environments, to be played in this process; or what makes a pool of actors from the learner's
+            network and a seed.
         total: Agent steps of the whole run.
         seed: One seed for everything.
         device: Where to learn and act.
     """
 
     def __init__(
-        self, agent: Agent, env: VectorEnv, *, total: int, seed: int = 0, device: torch.device | str = "cpu"
+        self,
+        agent: Agent,
+        actors: VectorEnv | PoolMaker,
+        *,
+        total: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.agent, self.total = agent, total
         of_learner, of_replay, of_actor = seeds(seed, 3)
         self.learner = agent.learner(device=device, seed=of_learner)
         self.replay = agent.replay(device=device, seed=of_replay)
-        actor = Actor(
-            env,
-            agent.network,
-            agent.explore,
-            total=total,
-            stack=agent.stack,
-            samples=agent.action_samples,
-            precision=agent.precision,
-            device=device,
-            seed=of_actor,
+        self.pool = (
+            actors(self.learner.online, of_actor)
+            if callable(actors)
+            else LocalPool(
+                Actor(
+                    actors,
+                    agent.network,
+                    agent.explore,
+                    total=total,
+                    stack=agent.stack,
+                    samples=agent.action_samples,
+                    precision=agent.precision,
+                    device=device,
+                    seed=of_actor,
+                )
+            )
         )
-        self.pool = LocalPool(actor)
         self.pool.publish(self.learner.online, 0)
-        self.credits = 0.0
+        self.limiter = Limiter(ratio=agent.samples_per_step, cost=agent.rows_per_update)
         self.refill = 0
         self.sums: dict[str, Tensor] = {}
         self.updates_summed = 0
@@ -66,7 +81,7 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Agent steps acted so far, all columns together."""
-        return self.pool.actor.steps
+        return self.pool.steps
 
     @property
     def done(self) -> bool:
@@ -90,10 +105,10 @@ class Trainer:
             self.replay.extend(columns, rows)
         if not self.warm:
             return
-        self.credits += (self.steps - before) * self.agent.samples_per_step
-        while self.credits > 0 and self.replay.ready:
+        self.limiter.inserted(self.steps - before)
+        while self.limiter.may_sample and self.replay.ready:
             self._learn()
-            self.credits -= self.agent.rows_per_update
+            self.limiter.sampled()
 
     def _center(self) -> None:
         """Before the first update: the mean image is that of a sample of what was seen during warm-up."""
@@ -190,19 +205,16 @@ class Trainer:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint must hold as tensors, by part; the replay's rows come by ``replay.chunks()``."""
         learner, _ = self.learner.state_dict()
-        actor, _ = self.pool.actor.state_dict()
+        actor, _ = self.pool.state_dict()
         index = {name: torch.from_numpy(np.asarray(value)) for name, value in _arrays(self.replay.state_dict()).items()}
-        acting = {}
-        if self.pool.actor.network is not self.learner.online:
-            acting = {f"acting.{k}": v.cpu() for k, v in self.pool.actor.network.state_dict().items()}
         sums = {f"sum.{name}": value.detach().cpu() for name, value in self.sums.items()}
-        return {"learner": learner, "actor": actor | acting, "replay-index": index | sums}
+        return {"learner": learner, "actor": actor, "replay-index": index | sums}
 
     def numbers(self) -> dict[str, Any]:
         """What a checkpoint must hold as plain JSON."""
         replay = self.replay.state_dict()
         return {
-            "credits": self.credits,
+            "credits": self.limiter.credits,
             "refill": self.refill,
             "updates_summed": self.updates_summed,
             "skipped": float(self.learner.skipped_in_a_row),
@@ -210,7 +222,7 @@ class Trainer:
             "refresh_credits": self.refresh_credits,
             "refresh_position": self.refresh.position.tolist() if self.refresh is not None else [],
             "learner": self.learner.state_dict()[1],
-            "actor": self.pool.actor.state_dict()[1],
+            "actor": self.pool.state_dict()[1],
             "replay": _plain(replay),
         }
 
@@ -226,14 +238,10 @@ class Trainer:
 
         Without ``rows`` (a checkpoint that holds no replay) the replay starts empty, and warm-up is done again.
         """
-        acting_parts = read("actor")
         self.learner.load_state_dict(read("learner"), numbers["learner"])
         self.learner.skipped_in_a_row.fill_(numbers.get("skipped", 0.0))
         self.pool.publish(self.learner.online, self.learner.updates)
-        acting = {k.removeprefix("acting."): v for k, v in acting_parts.items() if k.startswith("acting.")}
-        if acting:
-            self.pool.actor.network.load_state_dict(acting)
-        exact = self.pool.actor.load_state_dict(acting_parts, numbers["actor"])
+        exact = self.pool.load_state_dict(read("actor"), numbers["actor"])
         index = read("replay-index")
         arrays = {name: value.numpy() for name, value in index.items() if not name.startswith("sum.")}
         self.sums = {
@@ -245,13 +253,13 @@ class Trainer:
                 if name != "replay-index" and name.startswith("replay-"):
                     self.replay.storage.restore(name, read(name))
         self.refill = int(numbers["refill"]) if rows else self.steps + self.agent.warmup
-        self.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
+        self.limiter.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
         self.discrepancies = {name: [*told] for name, told in numbers["discrepancies"].items()}
         self.refresh_credits = float(numbers["refresh_credits"])
         if self.refresh is not None and rows:
             self.refresh.position[:] = numbers["refresh_position"]
         if not exact:
-            for columns, cut in self.pool.actor.cut():
+            for columns, cut in self.pool.cut():
                 self.replay.extend(columns, cut)
         return exact
 

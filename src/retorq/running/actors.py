@@ -1,0 +1,68 @@
+"""Who acts in a run: environments in this process, or a pool of actors in others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from math import prod
+from typing import TYPE_CHECKING
+
+from retorq.acting.pools import ActorPool
+from retorq.acting.processes import ProcessPool
+from retorq.acting.remote import Recipe
+from retorq.agent import Agent
+from retorq.envs.make import make
+from retorq.nn.network import Network
+from retorq.running.trainer import PoolMaker
+from retorq.types import UserError, VectorEnv
+
+if TYPE_CHECKING:
+    from retorq.running.train import RunOptions, Task
+
+ENTRY = "retorq.remote:actor"
+
+
+def recipes(task: Task, run: RunOptions) -> list[Recipe]:
+    """What each of ``run.actors`` plays: equal shares of the agent's environments.
+
+    Raises:
+        UserError: they cannot be shared out equally.
+    """
+    columns, left = divmod(task.agent.columns, run.actors)
+    if left:
+        raise UserError(
+            f"actors is {run.actors}, but num_envs is {task.agent.columns}, which cannot be shared out equally; give "
+            "a number of actors that divides num_envs."
+        )
+    arguments = {
+        "env": task.env,
+        "agent": task.agent.name,
+        "preset": task.preset,
+        "config": asdict(task.agent.config),
+        "options": json.dumps(asdict(task.options)),
+        "columns": columns,
+        "total": run.steps,
+    }
+    return [
+        Recipe(entry=ENTRY, arguments=arguments, first=actor * columns, columns=columns, rows=run.actor_rows)
+        for actor in range(run.actors)
+    ]
+
+
+def row_bytes(agent: Agent) -> int:
+    """Upper bound of what a row of one column takes in a message: its fields, its recurrent state, its description."""
+    return int(agent.layout.bytes_per_row()) + 2 * sum(prod(s) for s in agent.layout.state.values()) + 1_536
+
+
+def actors(task: Task, run: RunOptions) -> VectorEnv | PoolMaker:
+    """What a :class:`retorq.running.trainer.Trainer` acts with."""
+    if run.pool == "local":
+        return make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
+    shares = recipes(task, run)
+
+    def pool(network: Network, seed: int) -> ActorPool:
+        return ProcessPool(
+            shares, network, bytes_per_row=row_bytes(task.agent), seed=seed, time_limit=run.actor_time_limit
+        )
+
+    return pool

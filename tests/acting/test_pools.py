@@ -1,0 +1,252 @@
+"""One contract for all pools: every row once and in order, weights that grow newer, bounded queues, nothing left."""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from tests.acting import elsewhere
+
+from retorq.acting.explore import Fixed
+from retorq.acting.pools import LocalPool
+from retorq.acting.processes import SLOTS, ProcessPool
+from retorq.acting.remote import Part, Recipe
+from retorq.types import Diverged, UserError
+
+COLUMNS, ACTORS, ROWS = 4, 2, 5
+ENTRY = "tests.acting.elsewhere:counting"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+
+
+def recipes(actors=ACTORS, **arguments):
+    share = COLUMNS // actors
+    return [
+        Recipe(
+            entry=ENTRY,
+            arguments={"columns": share, "first": actor * share, **arguments},
+            first=actor * share,
+            columns=share,
+            rows=ROWS,
+        )
+        for actor in range(actors)
+    ]
+
+
+def local(network, **arguments):
+    return LocalPool(elsewhere.counting(columns=COLUMNS, first=0, seed=0, **arguments))
+
+
+def processes(network, time_limit=60.0, shares=None, **arguments):
+    return ProcessPool(shares or recipes(**arguments), network, bytes_per_row=1_600, seed=3, time_limit=time_limit)
+
+
+POOLS = {"local": local, "process": processes}
+
+
+@pytest.fixture(params=POOLS)
+def make(request):
+    """Makes the pool; all are closed in the end, and must leave no process and no open file behind."""
+    me, made = psutil.Process(), []
+    before = me.num_fds()
+
+    def build(**arguments):
+        network = elsewhere.Weighted()
+        made.append(POOLS[request.param](network, **arguments))
+        return made[-1], network
+
+    build.name = request.param
+    yield build
+    children = me.children(recursive=True)
+    for pool in made:
+        pool.close()
+        pool.close()
+    assert psutil.wait_procs(children, 5)[1] == []
+    assert me.num_fds() <= before
+
+
+def gathered(pool, rows, columns=COLUMNS, limit=30.0, until=None):
+    """Every column's rows as (game, step, first, last, action, reward) until each has ``rows``, and what was told."""
+    streams = [[] for _ in range(columns)]
+    end = time.monotonic() + limit
+    told = []
+    while min(map(len, streams)) < rows or (until is not None and not until()):
+        assert time.monotonic() < end, [len(stream) for stream in streams]
+        for where, chunk in pool.receive():
+            for t in range(chunk.rows):
+                for at, column in enumerate(where):
+                    seen = chunk.inputs.observation["obs"][t, at]
+                    flags = chunk.inputs.first[t, at], chunk.last[t, at], chunk.truncated[t, at]
+                    streams[column].append(
+                        (
+                            *(int(x) for x in seen[:2]),
+                            *(bool(f) for f in flags),
+                            int(chunk.action[t, at]),
+                            float(chunk.reward[t, at]),
+                            float(chunk.extras["state.count"][t, at, 0]),
+                        )
+                    )
+        told += pool.faults()
+    return streams, told
+
+
+def check(stream, cuts=0):
+    """Rows follow each other: within a game step by step, after its last row the next game; ``cuts`` may break it."""
+    assert stream[0][:3] == (0, 0, True)
+    broken = 0
+    for (game, step, _, last, _, action, reward, count), (later, now, first, *_) in pairwise(stream):
+        assert count == step
+        assert (action, reward) == (0, 0.0) if last else reward == 10.0 * (action + 2) + step + 1
+        if not last:
+            assert (later, now, first) == (game, step + 1, False)
+        elif (later, now, first) != (game + 1, 0, True):
+            assert (later, now, first) == (0, 0, True)
+            broken += 1
+    assert broken == cuts
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_every_row_arrives_once_and_in_order(make, mode):
+    pool, network = make(mode=mode)
+    pool.publish(network, 0)
+    streams, told = gathered(pool, 200)
+    for stream in streams:
+        check(stream)
+    assert told == []
+    acted = sum(not row[3] for stream in streams for row in stream)
+    assert pool.steps == acted
+
+
+def test_finished_games_are_told_with_the_columns_of_the_run(make):
+    from sample_envs import LENGTHS
+
+    pool, network = make()
+    pool.publish(network, 0)
+    streams, _ = gathered(pool, 100)
+    episodes = pool.drain()
+    assert pool.drain() == []
+    for column, stream in enumerate(streams):
+        lengths = [e.length for e in episodes if e.column == column]
+        wanted = [LENGTHS[(game + column) % len(LENGTHS)] for game in range(len(lengths))]
+        assert lengths == wanted
+        assert len(lengths) >= sum(row[3] for row in stream)
+        scores = [e.score for e in episodes if e.column == column]
+        first = [row[6] for row in stream if row[0] == 0]
+        assert scores[0] == sum(first)
+    assert all(0 <= e.step <= pool.steps for e in episodes)
+
+
+def test_new_weights_reach_every_actor_and_old_rows_are_bounded(make):
+    """Nobody acts on with old weights: at most the messages that already lie in the bounded queues are older."""
+    pool, network = make()
+    pool.publish(network, 0)
+    gathered(pool, 20)
+    if make.name != "local":
+        time.sleep(0.5)  # actors fill their queues and wait
+    network.weight.data.fill_(7.0)
+    pool.publish(network, 7)
+    if make.name == "local":
+        assert pool.actor.network.weight[0] == 7
+        return
+    seen = [0] * ACTORS
+    for _ in range(40):
+        before = list(pool.versions)
+        chunks = pool.receive()
+        columns = {int(c) // (COLUMNS // ACTORS) for where, _ in chunks for c in where}
+        for actor in columns:
+            seen[actor] += pool.versions[actor] == 0
+        assert all(new >= old for new, old in zip(pool.versions, before, strict=True))
+    assert pool.versions == [7] * ACTORS
+    assert max(seen) <= SLOTS + 1
+
+
+def test_the_state_of_a_pool_closes_the_streams_after_a_resume(make):
+    pool, network = make()
+    pool.publish(network, 0)
+    streams, _ = gathered(pool, 30)
+    tensors, numbers = pool.state_dict()
+    other, network = make()
+    other.publish(network, 0)
+    assert other.load_state_dict(tensors, numbers) is False
+    assert other.steps >= pool.steps
+    for where, rows in other.cut():
+        assert rows.last.all()
+        for at, column in enumerate(where):
+            seen = rows.inputs.observation["obs"][0, at]
+            row = (int(seen[0]), int(seen[1]), bool(rows.inputs.first[0, at]), True, True, 0, 0.0, float(seen[1]))
+            streams[column].append(row)
+    again, _ = gathered(other, 30)
+    for stream, later in zip(streams, again, strict=True):
+        check(stream + later, cuts=0 if stream[-1][0] == -1 else 1)
+
+
+@pytest.fixture
+def process_pool():
+    made = []
+
+    def build(**arguments):
+        network = elsewhere.Weighted()
+        made.append(processes(network, **arguments))
+        made[-1].publish(network, 0)
+        return made[-1]
+
+    yield build
+    for pool in made:
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("die", "actor {} was killed by SIGKILL (out of memory or a crash in native code)"),
+        ("raise", "actor {} raised RuntimeError: the bridge fell down"),
+        ("hang", "actor {} sent nothing for 3 s"),
+    ],
+)
+def test_an_actor_that_fails_is_started_anew_and_its_games_are_cut(process_pool, tmp_path, what, sentence):
+    pool = process_pool(what=what, at=33, marker=str(tmp_path / "done"), time_limit=3.0 if what == "hang" else 60.0)
+    streams, told = gathered(pool, 150, until=lambda: sum(pool.restarts) == 1)
+    assert sum(pool.restarts) == 1
+    failed = pool.restarts.index(1)
+    assert told == [sentence.format(failed) + "; its games were cut and it was started anew"]
+    share = COLUMNS // ACTORS
+    for column, stream in enumerate(streams):
+        check(stream, cuts=column // share == failed and sum(row[:3] == (0, 0, True) for row in stream) - 1)
+
+
+def test_an_actor_that_never_comes_up_ends_the_run(process_pool):
+    pool = process_pool(mode="No such mode")
+    pool.most_restarts = 1
+    with pytest.raises(Diverged, match=r"actor \d raised ValueError: .*had been started anew 1 times before"):
+        gathered(pool, 10, limit=120.0)
+
+
+def test_a_mistake_of_the_user_is_told_at_once():
+    network = elsewhere.Weighted()
+    recipe = Recipe(entry="tests.acting.elsewhere:unfit", arguments={"columns": 1}, columns=1)
+    pool = ProcessPool([recipe], network, bytes_per_row=100)
+    pool.publish(network, 0)
+    try:
+        with pytest.raises(UserError, match="game is 'chess'; give another"):
+            gathered(pool, 1, columns=1)
+    finally:
+        pool.close()
+
+
+def test_a_part_of_an_exploration_goes_by_the_clock_of_the_run():
+    class Whole:
+        sentence = "told"
+
+        def epsilon(self, step, total):
+            return np.arange(6) + step / total
+
+    part = Part(whole=Whole(), first=2, columns=3, clock=lambda: 50)
+    assert part.epsilon(7, 100).tolist() == [2.5, 3.5, 4.5]
+    assert part.sentence == "told"
+    assert Fixed(columns=1, value=0.0).epsilon(0, 1).tolist() == [0.0]

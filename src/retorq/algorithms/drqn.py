@@ -62,5 +62,5 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     torso, extras = parts.torso(config, spec), parts.extras(config, spec)
     core = parts.memory(config, torso.size + extras.size)
     network = Network(torso, core, Scalar(core.size, config.hidden_size, spec.actions, dueling=config.dueling), extras)
-    loss = parts.q_learning(config, kappa=parts.kappa(config.regression))
+    loss = parts.loss(config, kappa=parts.kappa(config.regression))
     return parts.recurrent("drqn", config, spec, network, loss)

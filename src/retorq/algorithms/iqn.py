@@ -58,5 +58,5 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         torso.size, config.hidden_size, spec.actions, **parts.streams(config), **parts.fractions(config)
     )
     network = Network(torso, Stateless(torso.size), head, Extras(actions=spec.actions))
-    loss = parts.targets(config, kappa=config.kappa, **parts.draws(config))
-    return parts.feed_forward("iqn", config, spec, network, loss, action_samples=config.action_samples)
+    loss = parts.loss(config, kappa=config.kappa)
+    return parts.feed_forward("iqn", config, spec, network, loss)

@@ -59,5 +59,5 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     torso = parts.torso(config, spec)
     head = Scalar(torso.size, config.hidden_size, spec.actions, **parts.streams(config))
     network = Network(torso, Stateless(torso.size), head, Extras(actions=spec.actions))
-    loss = parts.targets(config, kappa=parts.kappa(config.regression))
+    loss = parts.loss(config, kappa=parts.kappa(config.regression))
     return parts.feed_forward("noisy_dqn", config, spec, network, loss)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from retorq.agent import Agent
 from retorq.algorithms import settings
@@ -61,34 +62,31 @@ def memory(config: Recurrent, inputs: int) -> Stateless | LSTM:
     return LSTM(inputs, config.memory_size) if config.memory == "lstm" else Stateless(inputs)
 
 
-def q_learning(
-    config: Settings,
-    *,
-    kappa: float = 1.0,
-    target_samples: int | None = None,
-    action_samples: int | None = None,
-) -> QLearning:
-    """The loss of the whole family, on transitions or, for an agent with a memory, on sequences."""
-    of_sequences: dict[str, Any] = {}
+def loss(config: Settings, *, kappa: float = 1.0) -> Loss:
+    """The loss of the whole family: Q-learning, on sequences for an agent with a memory, or Munchausen's."""
+    common: dict[str, Any] = {
+        "gamma": config.gamma,
+        "clip": config.clip_rewards,
+        "kappa": kappa,
+        "error": config.priority_error,
+    }
+    if isinstance(config, settings.IQN):
+        common |= {"target_samples": config.target_samples, "action_samples": config.action_samples}
+    if isinstance(config, settings.Munchausen) and config.munchausen:
+        return Munchausen(
+            alpha=config.munchausen_alpha,
+            temperature=config.munchausen_temperature,
+            lowest=config.munchausen_lowest,
+            **common,
+        )
     if isinstance(config, Recurrent) and config.memory == "lstm":
-        of_sequences = {
+        common |= {
             "burn_in": config.rows_before,
             "length": config.sequence_length,
             "within": config.within,
             "carry": config.draw == "walk",
         }
-    return QLearning(
-        n=config.n_step,
-        gamma=config.gamma,
-        double=config.double,
-        clip=config.clip_rewards,
-        rescale=config.rescale_epsilon,
-        kappa=kappa,
-        error=config.priority_error,
-        target_samples=target_samples,
-        action_samples=action_samples,
-        **of_sequences,
-    )
+    return QLearning(n=config.n_step, double=config.double, rescale=config.rescale_epsilon, **common)
 
 
 def streams(config: FeedForward) -> dict[str, Any]:
@@ -112,142 +110,44 @@ def fractions(config: IQN) -> dict[str, Any]:
     return {"samples": config.samples, "cosines": config.cosines, "risk": risk(config)}
 
 
-def draws(config: IQN) -> dict[str, int]:
-    """How many fractions the loss draws of the target network, and for choosing actions."""
-    return {"target_samples": config.target_samples, "action_samples": config.action_samples}
-
-
 def kappa(regression: str) -> float:
     """Huber's threshold for a kind of regression: 1, or none."""
     return 1.0 if regression == "huber" else float("inf")
 
 
-def targets(
-    config: Settings,
-    *,
-    kappa: float = 1.0,
-    target_samples: int | None = None,
-    action_samples: int | None = None,
-) -> Loss:
-    """The same, or Munchausen's targets where the settings ask for them."""
-    if not (isinstance(config, settings.Munchausen) and config.munchausen):
-        return q_learning(config, kappa=kappa, target_samples=target_samples, action_samples=action_samples)
-    return Munchausen(
-        gamma=config.gamma,
-        clip=config.clip_rewards,
-        kappa=kappa,
-        error=config.priority_error,
-        alpha=config.munchausen_alpha,
-        temperature=config.munchausen_temperature,
-        lowest=config.munchausen_lowest,
-        target_samples=target_samples,
-        action_samples=action_samples,
-    )
-
-
-def feed_forward(
-    name: str, config: FeedForward, spec: EnvSpec, network: Network, loss: Loss, *, action_samples: int | None = None
-) -> Agent:
+def feed_forward(name: str, config: FeedForward, spec: EnvSpec, network: Network, loss: Loss) -> Agent:
     """An agent without memory: transitions, and one epsilon for all environments."""
     window = Window(length=1, ahead=config.n_step, margin=config.stack - 1)
-    return _agent(name, config, spec, network, loss, window, action_samples=action_samples)
+    return _agent(name, config, spec, network, loss, window)
 
 
-def recurrent(
-    name: str,
-    config: Recurrent,
-    spec: EnvSpec,
-    network: Network,
-    loss: Loss,
-    *,
-    action_samples: int | None = None,
-) -> Agent:
+def recurrent(name: str, config: Recurrent, spec: EnvSpec, network: Network, loss: Loss) -> Agent:
     """An agent with a memory: sequences, and states stored on a grid of rows."""
     zero_biases(network)
-    remembers = config.memory == "lstm"
     window = Window(
         burn_in=config.rows_before,
         length=config.sequence_length,
         ahead=config.n_step,
-        period=config.state_period if remembers else 1,
+        period=config.state_period if config.memory == "lstm" else 1,
         margin=config.stack - 1,
         within=config.within,
     )
-    notes: tuple[str, ...] = ()
-    if not remembers:
-        notes += ("without a memory, memory_size, sequences, start_state, burn_in and state_period are unused",)
-    elif not config.rows_before:
-        notes += (f"start_state {config.start_state} burns nothing in, so burn_in is unused",)
-    if config.draw == "walk":
-        notes += (f"start_state whole walks whole games from their start, so sequences ({config.sequences}) is unused",)
-    return _agent(
-        name,
-        config,
-        spec,
-        network,
-        loss,
-        window,
-        action_samples=action_samples,
-        start="stored" if config.start_state.startswith("stored") else "zero",
-        draw=config.draw,
-        notes=notes,
-    )
+    return _agent(name, config, spec, network, loss, window)
 
 
-def _agent(
-    name: str,
-    config: Settings,
-    spec: EnvSpec,
-    network: Network,
-    loss: Loss,
-    window: Window,
-    *,
-    action_samples: int | None,
-    start: Literal["stored", "zero"] = "stored",
-    draw: Literal["row", "episode", "walk"] = "row",
-    notes: tuple[str, ...] = (),
-) -> Agent:
+def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: Loss, window: Window) -> Agent:
     assert isinstance(config, LinearEpsilon | LadderEpsilon)
     explore, about_exploring = config.exploration(config.num_envs, config.warmup)
     state = {name: tuple(value.shape[1:]) for name, value in network.initial_state(1).items()}
     layout = Layout(spec=spec, state=state, period=window.period)
-    priorities = Priorities(
-        exponent=config.priority_exponent,
-        beta=config.priority_beta,
-        beta_final=config.priority_beta_final,
-        eta=config.priority_eta if isinstance(config, Recurrent) else 0.0,
-    )
+    about_memory = _about_memory(config) if isinstance(config, Recurrent) else ()
     return Agent(
         name=name,
         config=config,
         spec=spec,
         network=network,
-        learner=partial(
-            Learner,
-            network,
-            loss,
-            optimizer=config.optimizer,
-            learning_rate=config.learning_rate,
-            optimizer_epsilon=config.optimizer_epsilon,
-            anneal=config.anneal_learning_rate,
-            clip_gradient=config.clip_gradient,
-            target_period=config.target_period,
-            time_reduction=config.time_reduction if isinstance(config, Recurrent) else "mean",
-            precision=config.precision,
-            cuda_graph=config.cuda_graph,
-        ),
-        replay=partial(
-            Replay,
-            layout=layout,
-            window=window,
-            columns=config.num_envs,
-            capacity=config.replay_size,
-            priorities=priorities if config.prioritized else None,
-            stack=config.stack,
-            initial_state=network.initial_state,
-            start=start,
-            draw=draw,
-        ),
+        learner=_learner(config, network, loss),
+        replay=_replay(config, network, layout, window),
         explore=explore,
         layout=layout,
         window=window,
@@ -258,11 +158,61 @@ def _agent(
         capacity=config.replay_size,
         publish_period=config.publish_period,
         stack=config.stack,
-        action_samples=action_samples,
+        action_samples=config.action_samples if isinstance(config, settings.IQN) else None,
         precision=config.precision,
         refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
-        notes=_about_images(config, spec) + about_exploring + _about_publishing(config) + notes,
+        notes=_about_images(config, spec) + about_exploring + _about_publishing(config) + about_memory,
     )
+
+
+def _learner(config: Settings, network: Network, loss: Loss) -> Callable[..., Learner]:
+    return partial(
+        Learner,
+        network,
+        loss,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        optimizer_epsilon=config.optimizer_epsilon,
+        anneal=config.anneal_learning_rate,
+        clip_gradient=config.clip_gradient,
+        target_period=config.target_period,
+        time_reduction=config.time_reduction if isinstance(config, Recurrent) else "mean",
+        precision=config.precision,
+        cuda_graph=config.cuda_graph,
+    )
+
+
+def _replay(config: Settings, network: Network, layout: Layout, window: Window) -> Callable[..., Replay]:
+    eta, what = 0.0, dict[str, Any]()
+    if isinstance(config, Recurrent):
+        eta = config.priority_eta
+        what = {"start": "stored" if config.start_state.startswith("stored") else "zero", "draw": config.draw}
+    priorities = Priorities(
+        exponent=config.priority_exponent, beta=config.priority_beta, beta_final=config.priority_beta_final, eta=eta
+    )
+    return partial(
+        Replay,
+        layout=layout,
+        window=window,
+        columns=config.num_envs,
+        capacity=config.replay_size,
+        priorities=priorities if config.prioritized else None,
+        stack=config.stack,
+        initial_state=network.initial_state,
+        **what,
+    )
+
+
+def _about_memory(config: Recurrent) -> tuple[str, ...]:
+    """Settings of the memory and its sequences that others leave without effect."""
+    notes: tuple[str, ...] = ()
+    if config.memory == "none":
+        notes += ("without a memory, memory_size, sequences, start_state, burn_in and state_period are unused",)
+    elif not config.rows_before:
+        notes += (f"start_state {config.start_state} burns nothing in, so burn_in is unused",)
+    if config.draw == "walk":
+        notes += (f"start_state whole walks whole games from their start, so sequences ({config.sequences}) is unused",)
+    return notes
 
 
 def _about_images(config: Settings, spec: EnvSpec) -> tuple[str, ...]:

@@ -58,5 +58,5 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     size = config.quantiles
     head = Quantile(torso.size, config.hidden_size, spec.actions, **parts.streams(config), quantiles=size)
     network = Network(torso, Stateless(torso.size), head, Extras(actions=spec.actions))
-    loss = parts.q_learning(config, kappa=config.kappa)
+    loss = parts.loss(config, kappa=config.kappa)
     return parts.feed_forward("qr_dqn", config, spec, network, loss)

@@ -65,5 +65,5 @@ def make(config: Config, spec: EnvSpec) -> Agent:
     torso = parts.torso(config, spec)
     head = Categorical(torso.size, config.hidden_size, spec.actions, **parts.streams(config), **parts.support(config))
     network = Network(torso, Stateless(torso.size), head, Extras(actions=spec.actions))
-    loss = parts.q_learning(config)
+    loss = parts.loss(config)
     return parts.feed_forward("rainbow", config, spec, network, loss)

@@ -17,7 +17,7 @@ from typing import Literal
 from retorq.agent import Agent
 from retorq.algorithms import parts, presets
 from retorq.algorithms.checks import refuse
-from retorq.algorithms.settings import LadderEpsilon, Recurrent, RiskAttitude
+from retorq.algorithms.settings import IQN, LadderEpsilon, Recurrent
 from retorq.nn.cores import LSTM, QuantileLSTM, Stateless
 from retorq.nn.heads import ImplicitQuantile
 from retorq.nn.network import Network
@@ -25,7 +25,7 @@ from retorq.types import EnvSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RiskAttitude, LadderEpsilon, Recurrent):
+class Config(IQN, LadderEpsilon, Recurrent):
     """All settings; the defaults are the published configuration (RLtime ``atari_iqn_lstm``, facts checked in docs)."""
 
     # acting
@@ -38,9 +38,8 @@ class Config(RiskAttitude, LadderEpsilon, Recurrent):
     elapsed_time: bool = True
     quantile_layer: Literal["after", "outer", "inner", "separate"] = "after"  # injection_layer -1: after the LSTM
     samples: int = 32  # num_sampling_quantiles: learned fractions N
-    target_samples: int | None = None  # N'; None: as samples (published)
-    action_samples: int | None = None  # K, for choosing actions; None: as samples (published)
-    cosines: int = 64  # embedding_dim
+    target_samples: int | None = None  # as samples
+    action_samples: int | None = None  # as samples
     dueling: bool = True
     # learning
     batch_size: int = 32  # mbatch_size, sequences
@@ -48,7 +47,6 @@ class Config(RiskAttitude, LadderEpsilon, Recurrent):
     sequences: Literal["any", "within", "episode"] = "any"
     n_step: int = 2  # nstep_target
     double: bool = True  # double_q
-    kappa: float = 1.0  # huber_kappa
     clip_rewards: Literal["sign", "clip", "none"] = "sign"
     learning_rate: float = 3e-4
     anneal_learning_rate: bool = True  # lr_anneal: linearly to 0
@@ -123,16 +121,13 @@ def make(config: Config, spec: EnvSpec) -> Agent:
         core.size,
         config.hidden_size,
         spec.actions,
-        samples=config.samples,
         dueling=config.dueling,
         embed=config.quantile_layer == "after",
-        cosines=config.cosines,
-        risk=parts.risk(config),
+        **parts.fractions(config),
     )
     network = Network(torso, core, head, extras)
-    draws = {"target_samples": config.target_samples, "action_samples": config.action_samples}
-    loss = parts.q_learning(config, kappa=config.kappa, **draws)
-    return parts.recurrent("recurrent_iqn", config, spec, network, loss, action_samples=config.action_samples)
+    loss = parts.loss(config, kappa=config.kappa)
+    return parts.recurrent("recurrent_iqn", config, spec, network, loss)
 
 
 def _core(config: Config, inputs: int) -> Stateless | LSTM | QuantileLSTM:

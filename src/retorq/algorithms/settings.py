@@ -151,8 +151,8 @@ class IQN(RiskAttitude):
     """Implicit quantiles (Dabney et al. 2018, IQN, section 5)."""
 
     samples: int = 64  # N, learned fractions
-    target_samples: int = 64  # N'
-    action_samples: int = 32  # K, for choosing actions
+    target_samples: int | None = 64  # N'; None: as samples
+    action_samples: int | None = 32  # K, for choosing actions; None: as samples
     cosines: int = 64
     kappa: float = 1.0
 

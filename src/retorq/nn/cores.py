@@ -129,7 +129,8 @@ class QuantileLSTM(nn.Module):
     How the samples' memories meet (``merge``):
 
     - ``"inner"``: one memory per column; it is shared by the samples at every row and their mean goes on.
-    - ``"outer"``: the memory is repeated over the samples when an unroll begins and their mean taken when it ends.
+    - ``"outer"``: the memory is repeated over the samples when an unroll begins and their mean taken when it ends: for
+      the online network of the loss that is after the learned rows, for an actor after every row.
     - ``"separate"``: every sample keeps its own memory, and its fraction stays the same from the first row of an
       episode to its last (both are part of the state).
     """

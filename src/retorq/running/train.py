@@ -133,7 +133,7 @@ class Task:
 
 
 def prepare(run: RunOptions) -> None:
-    """Set threads and number formats of this process: denormals are flushed, since they slow an LSTM tenfold."""
+    """Set threads and number formats of this process: denormals are flushed, since they slow an LSTM down."""
     torch.set_flush_denormal(True)
     if run.threads:
         torch.set_num_threads(run.threads)

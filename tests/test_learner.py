@@ -79,21 +79,27 @@ def test_a_batch_without_a_single_row_to_learn_changes_nothing_and_is_finite():
     assert same(weights(learner.online), before)
 
 
-def test_the_first_step_is_one_of_adam_on_clipped_gradients():
-    """After one step the moments are 0 and (1 - beta) g, so the step is lr * g / (|g| + eps)."""
-    rate, epsilon, clip = 1e-2, 0.05, 0.03
-    learner = make_learner(head="midpoints", learning_rate=rate, optimizer_epsilon=epsilon, clip_gradient=clip)
-    batch = batch_for(learner)
+def clipped(learner, batch, clip):
+    """The weights and the gradients of the first update, clipped, by name; and the norm before that."""
     before = {name: p.detach().clone() for name, p in learner.online.named_parameters()}
     output = LOSS(learner.online, learner.target, batch)
     ((output.loss * output.mask * batch.weight).sum() / output.mask.sum()).backward()
     grads = gradients(learner.online)
     norm = torch.cat([g.flatten() for g in grads.values()]).norm()
     assert norm > 2 * clip
+    return before, {name: g * clip / norm for name, g in grads.items()}, norm
+
+
+def test_the_first_step_is_one_of_adam_on_clipped_gradients():
+    """After one step the moments are 0 and (1 - beta) g, so the step is lr * g / (|g| + eps)."""
+    rate, epsilon, clip = 1e-2, 0.05, 0.03
+    learner = make_learner(head="midpoints", learning_rate=rate, optimizer_epsilon=epsilon, clip_gradient=clip)
+    batch = batch_for(learner)
+    before, grads, norm = clipped(learner, batch, clip)
     _, _, metrics, _ = learner.update(batch)
     assert metrics["gradient_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
     for name, p in learner.online.named_parameters():
-        g = grads[name] * clip / norm
+        g = grads[name]
         torch.testing.assert_close(p.detach(), before[name] - rate * g / (g.abs() + epsilon), rtol=1e-4, atol=1e-6)
 
 
@@ -104,14 +110,10 @@ def test_the_first_step_of_rmsprop_is_one_on_clipped_gradients():
         head="midpoints", optimizer="rmsprop", learning_rate=rate, optimizer_epsilon=epsilon, clip_gradient=clip
     )
     batch = batch_for(learner)
-    before = {name: p.detach().clone() for name, p in learner.online.named_parameters()}
-    output = LOSS(learner.online, learner.target, batch)
-    ((output.loss * output.mask * batch.weight).sum() / output.mask.sum()).backward()
-    grads = gradients(learner.online)
-    norm = torch.cat([g.flatten() for g in grads.values()]).norm()
+    before, grads, _ = clipped(learner, batch, clip)
     learner.update(batch)
     for name, p in learner.online.named_parameters():
-        g = grads[name] * clip / norm
+        g = grads[name]
         step = rate * g / (0.05 * g**2 - (0.05 * g) ** 2 + epsilon).sqrt()
         torch.testing.assert_close(p.detach(), before[name] - step, rtol=1e-4, atol=1e-6)
 

@@ -121,3 +121,26 @@ class Model:
                 if rows[row]["last"] and held and row > first:
                     found.add((column, first, row))
         return found
+
+
+def restore(one, other):
+    """Put into the replay ``other`` all that ``one`` saves, and the same new rows into both."""
+    other.load_state_dict(one.state_dict())
+    for name, (_, tensors) in one.chunks().items():
+        other.storage.restore(name, tensors())
+    for replay in (one, other):
+        replay.extend(np.array([1]), Model(2, 7).make(np.array([1]), 9))
+
+
+def check_saved(one, other, count):
+    """A replay of ``count`` rows and some priorities, saved and restored into another one, draws what that would."""
+    one.extend(np.arange(2), Model(2, 5).make(np.arange(2), count))
+    if one.priorities:
+        one.update(one.sample(6).keys, torch.rand(3, 6), torch.ones(3, 6))
+    restore(one, other)
+    for _ in range(3):
+        a, b = one.sample(16), other.sample(16)
+        np.testing.assert_array_equal(a.keys, b.keys)
+        assert torch.equal(a.weight, b.weight)
+        assert torch.equal(a.trajectory.inputs.observation["image"], b.trajectory.inputs.observation["image"])
+        assert torch.equal(a.state["h"], b.state["h"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replay.model import SPEC, STATE, Model
+from tests.replay.model import SPEC, STATE, Model, restore
 
 from retorq.replay.replay import Priorities, Replay
 from retorq.replay.storage import Layout
@@ -158,11 +158,7 @@ def test_a_saved_replay_goes_on_exactly(draw, walked):
 
     for _ in range(walked):
         go_on(one)
-    other.load_state_dict(one.state_dict())
-    for name, (_, tensors) in one.chunks().items():
-        other.storage.restore(name, tensors())
-    for replay in (one, other):
-        replay.extend(np.array([1]), Model(2, 7).make(np.array([1]), 9))
+    restore(one, other)
     assert all(torch.equal(a, b) for a, b in zip(go_on(one), go_on(other), strict=True))
 
 

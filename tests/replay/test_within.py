@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replay.model import SPEC, STATE, Model
+from tests.replay.model import SPEC, STATE, Model, check_saved
 
 from retorq.replay.replay import Priorities, Replay
 from retorq.replay.storage import Layout
@@ -199,22 +199,7 @@ def test_priorities_count_unmasked_rows_and_old_keys_change_nothing(seed, stack,
 
 @pytest.mark.parametrize("priorities", [None, Priorities()])
 def test_a_saved_replay_goes_on_exactly(priorities):
-    one, other = (build(priorities=priorities, seed=seed, stack=2, burn_in=3) for seed in (3, 99))
-    model = Model(2, 5)
-    one.extend(np.arange(2), model.make(np.arange(2), 90))
-    if priorities:
-        one.update(one.sample(6).keys, torch.rand(3, 6), torch.ones(3, 6))
-    other.load_state_dict(one.state_dict())
-    for name, (_, tensors) in one.chunks().items():
-        other.storage.restore(name, tensors())
-    for replay in (one, other):
-        replay.extend(np.array([1]), Model(2, 7).make(np.array([1]), 9))
-    for _ in range(3):
-        a, b = one.sample(16), other.sample(16)
-        np.testing.assert_array_equal(a.keys, b.keys)
-        assert torch.equal(a.weight, b.weight)
-        assert torch.equal(a.trajectory.inputs.observation["image"], b.trajectory.inputs.observation["image"])
-        assert torch.equal(a.state["h"], b.state["h"])
+    check_saved(*(build(priorities=priorities, seed=seed, stack=2, burn_in=3) for seed in (3, 99)), 90)
 
 
 def test_states_are_read_where_they_are_stored():

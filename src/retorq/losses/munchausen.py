@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retorq.losses.outputs import regressed
 from retorq.nn.network import Network, clip_reward
 from retorq.types import Batch, LossOutput, UserError
 from retorq.values import Quantiles, Scalars
@@ -43,7 +44,7 @@ class Munchausen:
     ) -> LossOutput:
         """Loss, error and mask ``[1, B]`` of batches of two rows; no gradient reaches the target.
 
-        Metrics are those of :class:`retorq.losses.q_learning.QLearning`, and the mean ``bonus``.
+        Metrics are those of :func:`retorq.losses.outputs.regressed`, and the mean ``bonus``.
 
         Raises:
             UserError: The network has a memory, or its values are probabilities.
@@ -63,20 +64,8 @@ class Munchausen:
             goal = (
                 now + discount * bootstrap if bootstrap.dim() == 2 else now[..., None] + discount[..., None] * bootstrap
             )
-        loss, error = values.regress(rows.action[:1], goal, self.kappa)
-        mask = ~rows.last[:1]
-        return LossOutput(
-            loss=loss,
-            error=loss.detach() if self.error == "loss" else error,
-            mask=mask,
-            metrics={
-                "q_mean": _masked_mean(values.mean().detach().amax(-1), mask),
-                "td": _masked_mean(error, mask),
-                "bonus": _masked_mean(bonus, mask),
-                "valid": mask.float().mean(),
-                **online.diagnostics(),
-            },
-        )
+        action, mask = rows.action[:1], ~rows.last[:1]
+        return regressed(online, values, action, goal, mask, kappa=self.kappa, error=self.error, bonus=bonus)
 
     def _targets(self, target: Network, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """The bonus ``[1, B]``, and the soft value of the next state, ``[1, B]`` or per quantile ``[1, B, N]``."""
@@ -115,7 +104,3 @@ def soft_value(values: Tensor, log_policy: Tensor, temperature: float) -> Tensor
     if values.dim() > log_policy.dim():
         log_policy = log_policy.unsqueeze(-2)
     return ((log_policy / temperature).exp() * (values - log_policy)).sum(-1)
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retorq.losses.outputs import regressed
 from retorq.nn.cores import Features
 from retorq.nn.network import Network, clip_reward
 from retorq.ops.returns import n_step
@@ -47,8 +48,7 @@ class QLearning:
     ) -> LossOutput:
         """Loss, error and mask ``[length, B]``; no gradient reaches the target.
 
-        Metrics: ``q_mean`` (value of the best action), ``td`` (absolute error) and what values and network have to tell
-        are means over unmasked rows; ``valid`` is the share of these.
+        Metrics are those of :func:`retorq.losses.outputs.regressed`.
         """
         rows = batch.trajectory.map(lambda a: a[self.burn_in :])
         discount = self.gamma * (~rows.terminated).float()
@@ -68,21 +68,9 @@ class QLearning:
                 chooser = target.head(ahead_target, self.action_samples, generator) if own else bootstrap
             goal = bootstrap.bellman(greedy(chooser), reward, remaining, self.rescale)
         action, last = rows.action[: self.length], rows.last[: self.length]
-        loss, error = values.regress(action, goal, self.kappa)
         mask = ~last if not self.within else last.cumsum(0) == 0
-        return LossOutput(
-            loss=loss,
-            error=loss.detach() if self.error == "loss" else error,
-            mask=mask,
-            metrics={
-                "q_mean": _masked_mean(values.mean().detach().amax(-1), mask),
-                "td": _masked_mean(error, mask),
-                "valid": mask.float().mean(),
-                **values.diagnostics(action),
-                **online.diagnostics(),
-            },
-            state=state if self.carry else {},
-        )
+        carried = state if self.carry else {}
+        return regressed(online, values, action, goal, mask, kappa=self.kappa, error=self.error, state=carried)
 
     def _sequences(
         self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None
@@ -142,7 +130,3 @@ class QLearning:
 
 def _detach(state: Tree) -> Tree:
     return {name: value.detach() for name, value in state.items()}
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -3,6 +3,9 @@
 import numpy as np
 import torch
 
+from retorq.replay.replay import Replay
+from retorq.replay.storage import Layout
+from retorq.replay.windows import Window
 from retorq.types import EnvSpec, Inputs, Leaf, Trajectory
 
 SPEC = EnvSpec(
@@ -121,6 +124,13 @@ class Model:
                 if rows[row]["last"] and held and row > first:
                     found.add((column, first, row))
         return found
+
+
+def made(columns, capacity, stack, *, states=STATE, window, **more):
+    """A replay of such rows; windows of 3 + 2 rows that begin at every second one, unless ``window`` says otherwise."""
+    window = Window(**{"length": 3, "ahead": 2, "period": 2} | window, margin=stack - 1)
+    layout = Layout(spec=SPEC, state=states, period=window.period)
+    return Replay(layout=layout, window=window, columns=columns, capacity=capacity, stack=stack, **more)
 
 
 def restore(one, other):

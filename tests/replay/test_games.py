@@ -5,11 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replay.model import SPEC, STATE, Model, restore
+from tests.replay.model import STATE, Model, made, restore
 
-from retorq.replay.replay import Priorities, Replay
-from retorq.replay.storage import Layout
-from retorq.replay.windows import Window
+from retorq.replay.replay import Priorities
 from retorq.types import UserError
 
 
@@ -18,21 +16,9 @@ def nothing(columns, device):
 
 
 def build(draw, columns=2, capacity=80, stack=1, seed=0, **more):
-    window = Window(**{"length": 3, "ahead": 2, "period": 2, "within": True} | more.pop("window", {}), margin=stack - 1)
-    return Replay(
-        **{
-            "layout": Layout(spec=SPEC, state=STATE, period=window.period),
-            "window": window,
-            "columns": columns,
-            "capacity": capacity,
-            "stack": stack,
-            "initial_state": nothing,
-            "seed": seed,
-            "start": "zero",
-            "draw": draw,
-        }
-        | more
-    )
+    window = {"within": True} | more.pop("window", {})
+    more = {"initial_state": nothing, "start": "zero"} | more
+    return made(columns, capacity, stack, window=window, seed=seed, draw=draw, **more)
 
 
 def check_rows(replay, model, batch):

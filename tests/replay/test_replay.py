@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replay.model import SPEC, STATE, Model, check_saved
+from tests.replay.model import SPEC, STATE, Model, check_saved, made
 
 from retorq.replay.replay import Priorities, Replay
 from retorq.replay.storage import Layout
@@ -17,17 +17,7 @@ INPUT_FIELDS = ("previous_action", "previous_reward", "elapsed", "first")
 
 
 def build(columns=2, capacity=40, stack=1, priorities=None, states=STATE, seed=0, **window):
-    window = Window(**{"length": 3, "ahead": 2, "period": 2} | window | {"margin": stack - 1})
-    layout = Layout(spec=SPEC, state=states, period=window.period)
-    return Replay(
-        layout=layout,
-        window=window,
-        columns=columns,
-        capacity=capacity,
-        priorities=priorities,
-        stack=stack,
-        seed=seed,
-    )
+    return made(columns, capacity, stack, states=states, window=window, priorities=priorities, seed=seed)
 
 
 def check_batch(replay, model, batch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replay.model import SPEC, STATE, Model, check_saved
+from tests.replay.model import SPEC, STATE, Model, check_saved, made
 
 from retorq.replay.replay import Priorities, Replay
 from retorq.replay.storage import Layout
@@ -19,19 +19,9 @@ def nothing(columns, device):
 
 
 def build(columns=2, capacity=80, stack=1, priorities=None, seed=0, start="stored", **window):
-    window = Window(**{"length": 3, "ahead": 2, "period": 2} | window, margin=stack - 1, within=True)
-    layout = Layout(spec=SPEC, state=STATE, period=window.period)
-    return Replay(
-        layout=layout,
-        window=window,
-        columns=columns,
-        capacity=capacity,
-        priorities=priorities,
-        stack=stack,
-        initial_state=nothing,
-        seed=seed,
-        start=start,
-    )
+    window |= {"within": True}
+    more = {"priorities": priorities, "initial_state": nothing, "seed": seed, "start": start}
+    return made(columns, capacity, stack, window=window, **more)
 
 
 def leaf_of(replay, column, row):

@@ -19,6 +19,7 @@ from retorq.agent import Agent
 from retorq.envs.make import describe, make
 from retorq.envs.options import EnvOptions
 from retorq.running import evaluate as evaluation
+from retorq.running.again import Played, Tape, film_again
 from retorq.running.checkpoint import newest
 from retorq.running.distributions import ReturnDistribution, look
 from retorq.running.film import Moment, film
@@ -313,9 +314,15 @@ class Player:
         return arrays
 
     def evaluate(
-        self, *, protocol: str | None = None, episodes: int | None = None, seed: int = 0, env: str | None = None
+        self,
+        *,
+        protocol: str | None = None,
+        episodes: int | None = None,
+        seed: int = 0,
+        env: str | None = None,
+        tape: Tape | None = None,
     ) -> dict[str, Any]:
-        """Play by a named protocol; the record that ``eval/*.json`` holds."""
+        """Play by a named protocol; the record that ``eval/*.json`` holds. A ``tape`` keeps what ``again`` needs."""
         env = env or self.task.env
         check_seed(seed)
         if env != self.task.env:
@@ -330,6 +337,7 @@ class Player:
             seed=seed,
             step=self.step,
             device=self.device,
+            tape=tape,
         )
 
     def watch(self, *, protocol: str | None = None, seed: int = 0, longest: int = 30_000) -> Iterator[np.ndarray]:
@@ -343,6 +351,14 @@ class Player:
     def film(self, *, protocol: str | None = None, seed: int = 0, longest: int = 30_000) -> Iterator[Moment]:
         """The same game as ``watch``, with what the agent made of each picture."""
         return self._film(protocol, seed, longest, looking=True)
+
+    def again(self, game: Played) -> Iterator[Moment]:
+        """A game of an evaluation (``tape.game(number, record)``) once more, with what the agent made of each picture.
+
+        Raises:
+            UserError: The environment does not repeat its games.
+        """
+        return film_again(self.agent, self.network, game, device=self.device)
 
     def _film(self, protocol: str | None, seed: int, longest: int, *, looking: bool) -> Iterator[Moment]:
         using = evaluation.protocol(protocol, self.task.env)

@@ -124,8 +124,9 @@ def test_seeds_repeat_and_differ():
     ("rom", "options"),
     [
         ("breakout", EnvOptions(noop_max=0)),
-        ("seaquest", EnvOptions(noop_max=0, sticky=0.25, max_frames=1201, frame_size=50)),
-        ("pong", EnvOptions(noop_max=0, grayscale=False, frame_skip=3, fire_reset=True)),
+        ("breakout", EnvOptions(noop_max=30)),
+        ("seaquest", EnvOptions(noop_max=5, sticky=0.25, max_frames=1201, frame_size=50)),
+        ("pong", EnvOptions(noop_max=3, grayscale=False, frame_skip=3, fire_reset=True)),
     ],
 )
 def test_the_numpy_twin_sees_the_same_game(rom, options):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retorq.envs.columns import Columns, InProcess
-from retorq.envs.make import EnvOptions, check, describe, make, toy_names
+from retorq.envs.make import EnvOptions, check, describe, make, make_column, toy_names
 from retorq.envs.processes import Processes
 from retorq.types import UserError
 
@@ -120,10 +120,36 @@ def test_pictures():
         assert picture.dtype == np.uint8
         assert picture.shape[2:] == (3,)
         made.close()
+        pictures = make_column(env, columns=3, column=2, seed=0, options=EnvOptions())
+        pictures.reset()
+        assert (pictures.render(2) if pictures.columns > 1 else pictures.render()).shape == picture.shape
+        pictures.close()
     with pytest.raises(UserError, match="render was asked for with 2 environments"):
         make("catch", columns=2, render=True)
     with pytest.raises(UserError, match="0 environments were asked for"):
         make("catch", columns=0)
+
+
+@pytest.mark.parametrize("env", ["catch", "sample_envs:Counting", "MinAtar/Breakout-v1"])
+def test_a_column_alone_sees_what_it_sees_among_others(env):
+    if env.startswith("MinAtar"):
+        pytest.importorskip("minatar")
+    options = EnvOptions(flicker=0.5, **({"workers": "0"} if ":" in env else {}))
+    many = make(env, columns=3, seed=7, options=options)
+    one = make_column(env, columns=3, column=2, seed=7, options=options)
+    here = 2 if one.columns > 1 else 0
+    generator, seen = np.random.default_rng(0), []
+    pairs = [(many.reset(7), one.reset(7))]
+    for _ in range(30):
+        action = generator.integers(many.spec.actions, size=3)
+        steps = many.step(action), one.step(action if here else action[2:])
+        assert steps[0].reward[2] == steps[1].reward[here]
+        pairs.append((steps[0].observation, steps[1].observation))
+    for a, b in pairs:
+        (name,) = a
+        np.testing.assert_array_equal(a[name][2], b[name][here])
+        seen.append(bool(a[name][2].any()))
+    assert 5 < sum(seen) < 26
 
 
 def test_describe_and_check():

@@ -1,5 +1,7 @@
 """A filmed game is the game that would have been played, and tells what the agent made of each picture."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,9 @@ def test_looking_does_not_change_the_game():
     assert [(m.action, m.reward) for m in plain] == [(m.action, m.reward) for m in told]
     assert all((a.picture == b.picture).all() for a, b in zip(plain, told, strict=True))
     assert all(m.values is None and m.distribution is None for m in plain)
-    assert len(told) == 11  # a cue, ten steps, an answer
+    assert len(told) == 12  # a cue before any action, ten steps, an answer
+    assert (told[0].action, told[0].reward) == (-1, 0.0)
+    assert (told[0].picture != told[1].picture).any(), "the cue is seen at the start only"
     (episode,) = actor.drain()
     assert sum(m.reward for m in told) == episode.score
     assert all(m.values.shape == (2,) for m in told[:-1])
@@ -53,25 +57,24 @@ def test_looking_does_not_change_the_game():
 
 def test_a_film_that_is_cut_tells_to_its_end():
     told, _ = moments(True, longest=4)
-    assert len(told) == 4
+    assert len(told) == 5
     assert told[-1].values is not None
 
 
 def test_what_is_told_belongs_to_the_picture_beside_it(monkeypatch):
-    """After step t the film shows row t + 1, so it tells what the player thinks after seeing rows 0 to t + 1."""
+    """Picture t shows row t, so it tells what the player thinks after seeing rows 0 to t."""
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.3))
     told, _ = moments(True, quantile_layer="after")
     one = player(quantile_layer="after")
     env = make("memory", columns=1, seed=5)
     observation, state, reward = env.reset(5), None, 0.0
-    for moment in told[:-1]:
-        _, state = one.values(observation["obs"][0], state, reward=reward)
-        state.action = moment.action
-        step = env.step(np.array([moment.action]))
-        observation, reward = step.observation, float(step.reward[0])
-        found, _ = one.distribution(observation["obs"][0], state, reward=reward)
+    for moment, after in pairwise(told):
+        found, state = one.distribution(observation["obs"][0], state, reward=reward)
         np.testing.assert_allclose(found.mean(), moment.distribution.mean(), atol=1e-6)
         np.testing.assert_allclose(moment.distribution.mean(), moment.values, atol=1e-6)
+        state.action = after.action
+        step = env.step(np.array([after.action]))
+        observation, reward = step.observation, float(step.reward[0])
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -98,9 +98,9 @@ def describe(rom: str, options: EnvOptions) -> EnvSpec:
     )
 
 
-def seeds_for(seed: int, columns: int) -> np.ndarray:
-    """One 31-bit seed per column, well apart even where runs use neighboring seeds."""
-    return (np.random.SeedSequence(seed).generate_state(columns) >> 1).astype(np.int64)
+def seeds_for(seed: int, columns: int, first: int = 0) -> np.ndarray:
+    """One 31-bit seed per column, from the ``first`` on, well apart even where runs use neighboring seeds."""
+    return (np.random.SeedSequence(seed).generate_state(first + columns)[first:] >> 1).astype(np.int64)
 
 
 class Atari:

@@ -1,7 +1,7 @@
 """One Atari game with a picture: the numpy twin of ``retorq.envs.atari.Atari``, for watching and recording.
 
-The preprocessing is the same to within one gray level (a test compares them). The no-ops at the start of a game come
-from another generator than the C++ environment's, so the same seed gives other starts unless ``noop_max`` is 0.
+The preprocessing is the same to within one gray level, and so are the starts of games (a test compares them): the
+no-ops are drawn from the C++ library's generator, as GNU's standard library draws from it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from retorq.types import Step, Tree, UserError
 
 
 class AtariSingle:
-    """One game on one emulator; a ``VectorEnv`` of one column that can also ``render``."""
+    """One game on one emulator; a ``VectorEnv`` of one column that can also ``render``.
 
-    def __init__(self, rom: str, *, seed: int, options: EnvOptions, training: bool) -> None:
+    ``column`` is the place that it would have among many.
+    """
+
+    def __init__(self, rom: str, *, seed: int, options: EnvOptions, training: bool, column: int = 0) -> None:
         from ale_py import Action
 
         self.spec = atari.describe(rom, options)
         self.columns = 1
-        self._rom, self._options = rom, options
+        self._rom, self._options, self._column = rom, options, column
         self._life_loss = options.life_loss and training
         self._seed: int | None = seed
         self._ale: Any = atari.emulator(rom, options.sticky, 0)
         self._actions = self._ale.getLegalActionSet() if options.full_actions else self._ale.getMinimalActionSet()
         self._noop, self._fire = Action.NOOP, Action.FIRE
-        self._noops = np.random.default_rng(seed)
+        self._noops = np.random.RandomState(seed)
         self._older, self._newer = self._screen(), self._screen()
         self._elapsed = 0
         self._pending = False
@@ -47,9 +50,9 @@ class AtariSingle:
         """A new game; the seed of the constructor counts for the first reset, later ones go on."""
         seed, self._seed = (self._seed if seed is None else seed), None
         if seed is not None:
-            column_seed = int(atari.seeds_for(seed, 1)[0])
+            column_seed = int(atari.seeds_for(seed, 1, self._column)[0])
             self._ale = atari.emulator(self._rom, self._options.sticky, column_seed)
-            self._noops = np.random.default_rng(column_seed)
+            self._noops = np.random.RandomState(column_seed)
         return self._begin()
 
     def _begin(self) -> Tree:
@@ -57,7 +60,8 @@ class AtariSingle:
         pressed = self._options.fire_reset and self._fire in self._actions
         if pressed:
             self._ale.act(self._fire)
-        for _ in range(int(self._noops.integers(self._options.noop_max + 1)) - int(pressed)):
+        word = int(self._noops.randint(2**32, dtype=np.uint32))  # std::mt19937, scaled to 0 .. noop_max
+        for _ in range((word * (self._options.noop_max + 1) >> 32) - int(pressed)):
             self._ale.act(self._noop)
             if self._ale.game_over():
                 self._ale.reset_game()

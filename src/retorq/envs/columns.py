@@ -72,11 +72,14 @@ class Backend(Protocol):
 
 
 class Columns:
-    """A ``VectorEnv`` over a backend: the step after an end answers with the reset, faults are repaired."""
+    """A ``VectorEnv`` over a backend: the step after an end answers with the reset, faults are repaired.
 
-    def __init__(self, backend: Backend, *, columns: int, seed: int) -> None:
+    ``first`` above 0 gives its columns the seeds that they would have behind so many others.
+    """
+
+    def __init__(self, backend: Backend, *, columns: int, seed: int, first: int = 0) -> None:
         self.spec = backend.spec
-        self.columns = columns
+        self.columns, self._first = columns, first
         self._backend = backend
         self._seed = seed
         self._restarts = 0
@@ -87,7 +90,7 @@ class Columns:
     def reset(self, seed: int | None = None) -> Tree:
         """New episodes everywhere, each column with a seed of its own (the constructor's seed unless one is given)."""
         self._seed = self._seed if seed is None else seed
-        seeds = np.random.SeedSequence(self._seed).generate_state(self.columns) >> 1
+        seeds = np.random.SeedSequence(self._seed).generate_state(self._first + self.columns)[self._first :] >> 1
         # Later resets without a seed must not repeat the same games.
         self._seed += 1_000_003 if seed is None else 0
         self._run({column: Reset(int(seeds[column])) for column in range(self.columns)})

@@ -16,18 +16,19 @@ class Flicker:
     """Zeroes the whole observation of a column with probability ``chance``, drawn for every observation.
 
     Each column has its own generator, so that what a column sees does not depend on how many there are beside it or
-    on when they end.
+    on when they end; ``first`` above 0 gives the columns the generators that they would have behind so many others.
     """
 
-    def __init__(self, env: VectorEnv, chance: float, seed: int) -> None:
+    def __init__(self, env: VectorEnv, chance: float, seed: int, first: int = 0) -> None:
         self._env: Any = env
+        self._first = first
         self.spec: EnvSpec = env.spec
         self.columns = env.columns
         self._chance = chance
         self._generators = self._seeded(seed)
 
     def _seeded(self, seed: int) -> list[np.random.Generator]:
-        return [np.random.default_rng([seed, column, 0xF11C]) for column in range(self.columns)]
+        return [np.random.default_rng([seed, self._first + column, 0xF11C]) for column in range(self.columns)]
 
     def _blank(self, tree: Tree, where: np.ndarray) -> Tree:
         hidden = np.zeros(self.columns, bool)
@@ -47,9 +48,9 @@ class Flicker:
         final = None if step.final is None else self._blank(step.final, step.ended)
         return replace(step, observation=self._blank(step.observation, np.ones(self.columns, bool)), final=final)
 
-    def render(self) -> np.ndarray:
+    def render(self, *column: int) -> np.ndarray:
         """The environment's picture, without flicker."""
-        return self._env.render()
+        return self._env.render(*column)
 
     def close(self) -> None:
         """Close the environment."""

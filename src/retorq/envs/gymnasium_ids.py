@@ -143,12 +143,16 @@ def build(env: str, options: EnvOptions, *, render: bool = False) -> gymnasium.E
         ) from error
 
 
-def build_vector(env: str, columns: int, options: EnvOptions) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+def build_vector(
+    env: str, columns: int, options: EnvOptions, *, render: bool = False
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     """A whole vector environment, of a user's ``module:Class`` or an id's own vector entry point."""
     found = user_object(env)
     arguments = options.arguments()
     if options.max_episode_steps:
         arguments["max_episode_steps"] = options.max_episode_steps
+    if render and (found is None or "render_mode" in _parameters(found)):
+        arguments.setdefault("render_mode", "rgb_array")
     try:
         if found is not None:
             made = found(num_envs=columns, **arguments)

@@ -46,32 +46,51 @@ def make(
     return Flicker(made, options.flicker, seed) if options.flicker else made
 
 
-def _make(env: str, columns: int, seed: int, options: EnvOptions, training: bool, render: bool) -> VectorEnv:
+def make_column(env: str, *, columns: int, column: int, seed: int, options: EnvOptions) -> VectorEnv:
+    """An environment with pictures in which ``column`` of ``make(env, columns=columns, seed=seed)`` plays as it did.
+
+    It has that column alone, or, where the columns share a generator (toys, whole vector environments), all of them
+    and ``render(column)``. Raises what ``make`` raises.
+    """
+    if options.vector or wants_vector(user_object(env)):
+        vector: Any = build_vector(env, columns, options, render=True)
+        first = 0
+        made: VectorEnv = GymVector(vector, name=env, seed=seed, options=options)
+    else:
+        first, count = (0, columns) if env in toys.names() else (column, 1)
+        made = _make(env, count, seed, options, training=True, render=True, first=first)
+    return Flicker(made, options.flicker, seed, first) if options.flicker else made
+
+
+def _make(
+    env: str, columns: int, seed: int, options: EnvOptions, training: bool, render: bool, first: int = 0
+) -> VectorEnv:
     if env in toys.names():
         return toys.make_toy(env, columns=columns, seed=seed, options=options)
     rom = atari.rom_of(env)
     if rom is not None and render:
         from retorq.envs.atari_single import AtariSingle
 
-        return AtariSingle(rom, seed=seed, options=options, training=training)
+        return AtariSingle(rom, seed=seed, options=options, training=training, column=first)
     if rom is not None:
         return atari.Atari(rom, columns=columns, seed=seed, options=options, training=training)
     if minatar.game_of(env) is not None:
-        return minatar.MinAtar(env, columns=columns, seed=seed, options=options)
-    return _make_gymnasium(env, columns, seed, options, render)
+        return minatar.MinAtar(env, columns=columns, seed=seed, options=options, first=first)
+    return _make_gymnasium(env, columns, seed, options, render, first)
 
 
-def _make_gymnasium(env: str, columns: int, seed: int, options: EnvOptions, render: bool) -> VectorEnv:
+def _make_gymnasium(env: str, columns: int, seed: int, options: EnvOptions, render: bool, first: int = 0) -> VectorEnv:
     options.refuse_unused(env, GYM_FIELDS)
     found = user_object(env)
     if found is None:
         name = registered_id(env, also=(*toys.names(), *atari.game_names(), *minatar.game_names()))
     if wants_vector(found) or (options.vector and not render):
-        vector: Any = build_vector(env, columns, options)
+        vector: Any = build_vector(env, columns, options, render=render)
         return GymVector(vector, name=env, seed=seed, options=options)
     here = options.workers == "0" or (options.workers == "auto" and found is None and is_fast(name))
     if here or render:
-        return Columns(InProcess(env, columns=columns, options=options, render=render), columns=columns, seed=seed)
+        backend = InProcess(env, columns=columns, options=options, render=render)
+        return Columns(backend, columns=columns, seed=seed, first=first)
     return Columns(Processes(env, columns=columns, options=options), columns=columns, seed=seed)
 
 

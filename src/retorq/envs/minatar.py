@@ -120,13 +120,14 @@ class MinAtar:
 
     Observation: image ``[C, 10, 10]``, one channel per kind of object, 255 where there is one. One step is one frame.
     ``-v1`` has the game's minimal set of actions and ``-v0`` all six, unless ``use_minimal_action_set`` is given.
+    ``first`` above 0 gives the columns the seeds that they would have behind so many others.
     """
 
-    def __init__(self, env: str, *, columns: int, seed: int, options: EnvOptions) -> None:
+    def __init__(self, env: str, *, columns: int, seed: int, options: EnvOptions, first: int = 0) -> None:
         game = game_of(env)
         assert game is not None
         settings, rules = _settings(env, options), _rules(game)
-        self.columns = columns
+        self.columns, self._first = columns, first
         self._games = [rules(ramping=settings["difficulty_ramping"]) for _ in range(columns)]
         minimal = settings["use_minimal_action_set"]
         self._actions = self._games[0].minimal_action_set() if minimal else list(range(len(_ACTIONS)))
@@ -147,7 +148,7 @@ class MinAtar:
         self._seed(seed)
 
     def _seed(self, seed: int) -> None:
-        for game, own in zip(self._games, seeds_for(seed, self.columns), strict=True):
+        for game, own in zip(self._games, seeds_for(seed, self.columns, self._first), strict=True):
             game.random = np.random.RandomState(int(own))
 
     def reset(self, seed: int | None = None) -> Tree:

@@ -58,9 +58,9 @@ class Toy(ABC):
     def observe(self) -> Tree:
         """What every column looks like now, in fresh arrays."""
 
-    def picture(self) -> np.ndarray:
-        """Column 0 as brightness ``[H, W]`` in 0..1; by default its observation vector as bars."""
-        value = np.ravel(next(iter(self.observe().values()))[0]).astype(np.float64)
+    def picture(self, column: int) -> np.ndarray:
+        """One column as brightness ``[H, W]`` in 0..1; by default its observation vector as bars."""
+        value = np.ravel(next(iter(self.observe().values()))[column]).astype(np.float64)
         height = np.clip(np.abs(value), 0.0, 1.0) * 8
         return (np.arange(8)[::-1, None] < height[None]).astype(np.float64)
 
@@ -98,9 +98,9 @@ class Toy(ABC):
             ended=self._pending.copy(),
         )
 
-    def render(self) -> np.ndarray:
-        """Column 0 as a picture, uint8 ``[H, W, 3]``."""
-        scaled = np.kron(self.picture(), np.ones((16, 16)))
+    def render(self, column: int = 0) -> np.ndarray:
+        """One column as a picture, uint8 ``[H, W, 3]``."""
+        scaled = np.kron(self.picture(column), np.ones((16, 16)))
         return np.repeat((scaled * 255).astype(np.uint8)[..., None], 3, axis=2)
 
     def close(self) -> None:  # noqa: B027 (nothing to free, in any toy)
@@ -161,8 +161,8 @@ class Catch(Toy):
         board[column, 0, self._rows - 1, self.state["paddle"]] = 255
         return {"obs": board}
 
-    def picture(self) -> np.ndarray:  # noqa: D102
-        return self.observe()["obs"][0, 0] / 255.0
+    def picture(self, column: int) -> np.ndarray:  # noqa: D102
+        return self.observe()["obs"][column, 0] / 255.0
 
 
 class Memory(Toy):
@@ -227,11 +227,11 @@ class TMaze(Toy):
         seen = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1], [0, 1, 0]], np.float32)
         return {"obs": seen[np.where(place == 0, south, 2 + junction)]}
 
-    def picture(self) -> np.ndarray:  # noqa: D102
+    def picture(self, column: int) -> np.ndarray:  # noqa: D102
         canvas = np.zeros((3, self._corridor + 1))
         canvas[1], canvas[:, -1] = 0.2, 0.2
-        canvas[2 * self.state["south"][0], -1] = 0.5
-        canvas[1, self.state["place"][0]] = 1.0
+        canvas[2 * self.state["south"][column], -1] = 0.5
+        canvas[1, self.state["place"][column]] = 1.0
         return canvas
 
 
@@ -332,8 +332,8 @@ class MaskedCartPole(Toy):
     def observe(self) -> Tree:  # noqa: D102
         return {"obs": (self.state["pole"][:, ::2] / np.array([2.4, _TILT])).astype(np.float32)}
 
-    def picture(self) -> np.ndarray:  # noqa: D102
-        canvas, (x, _, angle, _) = np.zeros((12, 25)), self.state["pole"][0]
+    def picture(self, column: int) -> np.ndarray:  # noqa: D102
+        canvas, (x, _, angle, _) = np.zeros((12, 25)), self.state["pole"][column]
         cart = np.clip(12 + round(float(x) * 5), 1, 23)
         canvas[11, cart - 1 : cart + 2] = 1.0
         for height in range(10):

@@ -93,12 +93,12 @@ class GymVector:
                 final[name][column] = value
         return seen, final
 
-    def render(self) -> np.ndarray:
-        """The first column's picture, uint8 ``[H, W, 3]``."""
+    def render(self, column: int = 0) -> np.ndarray:
+        """A column's picture, uint8 ``[H, W, 3]``."""
         pictures: Any = self._env.render()
         if pictures is None:
             raise UserError(f"{self.spec.id} draws no pictures; choose render_mode 'rgb_array' in env.kwargs.")
-        return np.asarray(pictures[0], np.uint8)
+        return np.asarray(pictures[column], np.uint8)
 
     def close(self) -> None:
         """Close the environment; safe to call twice."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from retorq.envs.options import EnvOptions
 from retorq.nn.network import Network
 from retorq.running.scores import bootstrap_interval, human_normalised
 from retorq.types import Episode, UserError
+
+if TYPE_CHECKING:
+    from retorq.running.again import Tape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +146,13 @@ def evaluate(
     step: int = 0,
     device: torch.device | str = "cpu",
     report: Callable[[int], None] | None = None,
+    tape: Tape | None = None,
 ) -> dict[str, Any]:
     """Play by a protocol and return the record that ``eval/*.json`` holds.
 
     Memory is treated as in training (cleared at a lost life if the run did so); scores always count whole games,
-    unclipped. The noise of noisy layers is off. ``episodes`` replaces the protocol's number.
+    unclipped. The noise of noisy layers is off. ``episodes`` replaces the protocol's number. With a ``tape`` the games
+    can be played again (``running.again``).
     """
     options = replace(options, **(using.atari or {}))
     count = using.episodes if episodes is None else episodes
@@ -157,6 +162,8 @@ def evaluate(
         )
     columns = min(count, 32) if count else 1  # frames shared by several games would favor short ones
     vector = make(env, columns=columns, seed=seed, options=options)
+    if tape is not None:
+        vector = tape.over(vector, env=env, options=options, seed=seed)
     actor = Actor(
         vector,
         network,

@@ -16,10 +16,11 @@ from retorq.running.evaluate import without_noise
 
 @dataclass(frozen=True)
 class Moment:
-    """What one step led to.
+    """What one step led to, or, in the first of a film, where the game begins.
 
-    ``action`` led here, with ``reward`` (raw). ``values [A]`` are what acting maximizes here and ``distribution`` is
-    that of the returns from here on; both are None after the last step, the latter also for agents that have none.
+    ``action`` led here (-1: none), with ``reward`` (raw). ``values [A]`` are what acting maximizes here and
+    ``distribution`` is that of the returns from here on; both are None after the last step, the latter also for agents
+    that have none.
     """
 
     picture: np.ndarray
@@ -30,18 +31,24 @@ class Moment:
 
 
 def film(actor: Actor, *, longest: int, looking: bool) -> Iterator[Moment]:
-    """Play the one column of ``actor`` for a game or ``longest`` steps, one :class:`Moment` per step.
+    """Play the one column of ``actor`` for a game or ``longest`` steps: a :class:`Moment` before them, one after each.
 
     Its environment must have ``render``. With ``looking`` the network is asked once more per step, with quantile
     fractions of its own, so that the game is the same either way.
     """
     env: Any = actor.env
     generator = torch.Generator(actor.device).manual_seed(actor.seed)
-    while not actor.episodes and actor.steps < longest:
+    actor.start()
+    action, reward = -1, 0.0
+    while True:
+        values, distribution = None, None
+        if looking and not actor.episodes:
+            with without_noise(actor.network):
+                told, distribution, _ = look(actor.network, actor._inputs(), actor.state, generator)
+            values = told.cpu().numpy()
+        yield Moment(env.render(), action, reward, values, distribution)
+        if actor.episodes or actor.steps >= longest:
+            return
         with without_noise(actor.network):
             (_, row), *_ = actor.collect(1)
-            values, distribution = None, None
-            if looking and not actor.episodes:
-                told, distribution, _ = look(actor.network, actor._inputs(), actor.state, generator)
-                values = told.cpu().numpy()
-        yield Moment(env.render(), int(row.action[0, 0]), float(row.reward[0, 0]), values, distribution)
+        action, reward = int(row.action[0, 0]), float(row.reward[0, 0])

@@ -34,6 +34,7 @@ def keep(run: Path, home: Path) -> list[dict[str, object]]:
     for file in sorted((run / "eval").glob("*.json")):
         shutil.copy(file, target / "eval" / file.name)
         record = json.loads(file.read_text())
+        low, high = record["ci95"] or (None, None)
         trained = [row for row in metrics if row["step"] <= record["step"]][-1]
         rows.append(
             {
@@ -49,8 +50,8 @@ def keep(run: Path, home: Path) -> list[dict[str, object]]:
                 "protocol": record["protocol"],
                 "episodes": record["episodes"],
                 "mean": round(record["mean"], 3),
-                "ci95_low": round(record["ci95"][0], 3),
-                "ci95_high": round(record["ci95"][1], 3),
+                "ci95_low": round(low, 3) if low is not None else "",
+                "ci95_high": round(high, 3) if high is not None else "",
                 "lowest": min(record["scores"]),
             }
         )

@@ -47,9 +47,11 @@ def agent(env: str = "memory", *, seed: int = 0, options: EnvOptions | None = No
 
 
 def flags(**changes) -> list[str]:
-    """The same settings as words of the command line."""
+    """The same settings as words of the command line; None leaves one out."""
     words = ["--preset", "toy"]
     for name, value in (SETTINGS | changes).items():
+        if value is None:
+            continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words.append(option if value else option.replace("--", "--no-", 1))

@@ -17,7 +17,13 @@ def surroundings(monkeypatch):
 
 def train(path, what, *more, at=40, workers="0"):
     arguments = json.dumps({"what": what, "at": at})
-    words = ["train", "sample_envs:Misbehaving", "--run", path, *flags(num_envs=1, epsilon_final=0.1)]
+    words = [
+        "train",
+        "sample_envs:Misbehaving",
+        "--run",
+        path,
+        *flags(num_envs=1, epsilon_final=0.1, epsilon_steps=None),
+    ]
     words += ["--env.kwargs", arguments, "--env.workers", workers, "--steps", "300", "--threads", "1", *more]
     return command(*words)
 

@@ -128,7 +128,7 @@ def test_every_command_of_the_algorithm_pages_is_accepted(line: str, monkeypatch
     monkeypatch.setattr(api, "describe", described)
     monkeypatch.setattr(train, "prepare", lambda run: None)
     monkeypatch.setattr(train, "introduce", lambda task, run, say: asked.append(task))
-    monkeypatch.setattr(commands, "_say", lambda text: None)
+    monkeypatch.setattr("retorq.commands.training.say", lambda text: None)
     if "cuda" in words:  # not on every machine
         words[words.index("cuda")] = "cpu"
     code = commands.train([*words[1:], "--dry-run"])

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "retorq"
 LAYERS: list[set[str]] = [
     {"types"},
-    {"ops"},
+    {"arguments", "ops"},
     {"nn", "values", "envs", "replay", "capture", "optimizers"},
     {"losses", "acting", "learner"},
     {"agent"},

@@ -7,10 +7,11 @@ this package loads neither torch nor an emulator; the first use of a name does.
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing's own takes longer to import than all the rest here, and a Ctrl-C may be waiting
 if TYPE_CHECKING:
+    from typing import Any
+
     from retorq.api import Player, Run, load, resume, train
     from retorq.envs.options import EnvOptions
 
@@ -28,6 +29,8 @@ _HOME = {"EnvOptions": "retorq.envs.options"}
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'retorq' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOME.get(name, "retorq.api")), name)
 
 

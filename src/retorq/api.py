@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from retorq import algorithms
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
 from retorq.agent import Agent
+from retorq.algorithms.unused import unused
 from retorq.envs.make import describe, make
 from retorq.envs.options import EnvOptions
 from retorq.running import evaluate as evaluation
 from retorq.running.again import Played, Tape, film_again
 from retorq.running.checkpoint import newest
+from retorq.running.closing import Next
 from retorq.running.distributions import ReturnDistribution, look
 from retorq.running.film import Moment, film
 from retorq.running.folder import RunFolder, default_path
@@ -70,6 +74,13 @@ def compose(
     check_seed(seed)
     torch.manual_seed(seed)  # the initial weights
     return Task(env=env, agent=module.make(config, spec), options=options, preset=preset)
+
+
+def idle(task: Task, run: RunOptions, asked: Collection[str]) -> list[str]:
+    """A sentence for every field in ``asked`` that does nothing beside the others."""
+    config = task.agent.config
+    why = unused(config, task.agent.spec, pool=run.pool)
+    return [f"{name} is {getattr(config, name)}, which would do nothing: {why[name]}." for name in asked if name in why]
 
 
 def default_preset(spec: EnvSpec, device: str) -> str:
@@ -138,6 +149,8 @@ def train(
     if not isinstance(total, int):
         raise UserError(f"steps is {total!r}; give a whole number.")
     how = RunOptions(**{"log_every": log_period(total)} | chosen, steps=total, seed=seed, device=device)
+    for sentence in idle(task, how, config):  # told, not refused: one set of settings may be for several agents
+        say(f"{'note':>20}  {sentence}")
     return start(task, how, Path(run) if run else default_path(env, agent, seed), say=say)
 
 
@@ -146,11 +159,12 @@ def log_period(steps: int) -> int:
     return max(100, steps // 200)
 
 
-def start(task: Task, run: RunOptions, path: Path, *, say: Callable[[str], None] = print) -> Run:
-    """Introduce the run, open its folder, and train; see ``train``."""
-    prepare(run)
-    introduce(task, run, say)
-    folder = RunFolder.create(
+def start(
+    task: Task, run: RunOptions, path: Path, *, say: Callable[[str], None] = print, then: Next | None = None
+) -> Run:
+    """Introduce the run, open its folder, and train; see ``train``. ``then``: the commands it names at its end."""
+    open_folder = partial(
+        RunFolder.create,
         path,
         agent=task.agent.name,
         env=task.env,
@@ -158,9 +172,14 @@ def start(task: Task, run: RunOptions, path: Path, *, say: Callable[[str], None]
         options=asdict(task.options),
         config=stored_config(task, run),
     )
-    with folder:
+    prepare(run)
+    with ExitStack() as held:
+        # A run that is there refuses before anything is measured; a new one is made when nothing else can be refused.
+        folder = held.enter_context(open_folder()) if RunFolder.there(path) else None
+        introduce(task, run, say)
+        folder = folder or held.enter_context(open_folder())
         say(f"{'run folder':>20}  {path}" + (" (goes on)" if folder.resumed else ""))
-        return Run(path, run_training(task, run, folder))
+        return Run(path, run_training(task, run, folder, then=then))
 
 
 def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
@@ -200,7 +219,14 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
     return task, stored
 
 
-def resume(path: str | Path, *, device: str = "cpu", say: Callable[[str], None] = print, **run: Any) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    then: Next | None = None,
+    **run: Any,
+) -> Run:
     """Go on with a stopped run; ``run`` may change fields of ``RunOptions`` that are not the run's identity."""
     path = Path(path)
     known = {f.name for f in fields(RunOptions)} - {"steps", "seed", "log_every", "device", "pool", "actors"}
@@ -211,7 +237,7 @@ def resume(path: str | Path, *, device: str = "cpu", say: Callable[[str], None] 
     config = stored["config"]
     same = {name: config[name] for name in ("steps", "log_every", "pool", "actors")}
     how = RunOptions(**same, seed=stored["seed"], device=device, **run)
-    return start(task, how, path, say=say)
+    return start(task, how, path, say=say, then=then)
 
 
 @dataclass

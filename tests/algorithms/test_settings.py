@@ -31,6 +31,7 @@ from tests.algorithms.agents import (
 from retorq import algorithms
 from retorq.acting.explore import Ladder, Linear
 from retorq.algorithms import checks
+from retorq.algorithms.unused import unused
 from retorq.losses.munchausen import Munchausen
 from retorq.nn.cores import LSTM, QuantileLSTM, Stateless
 from retorq.ops.risk import Risk
@@ -260,9 +261,9 @@ def test_what_a_sequence_is_and_where_its_memory_starts(agent, sequences, start)
     assert made.window.within is loss(made).within is (sequences != "any" or whole)
     assert made.window.burn_in == loss(made).burn_in == burn_in
     assert made.layout.state == {"h": (8,), "c": (8,)}  # stored whatever the start, for the discrepancy
-    told = " ".join(made.notes)
-    assert ("burn_in is unused" in told) is (burn_in == 0)
-    assert (f"sequences ({sequences}) is unused" in told) is whole
+    idle = unused(made.config, FRAMES)
+    assert ("burn_in" in idle) is (burn_in == 0)
+    assert ("sequences" in idle) is whole
 
 
 @pytest.mark.parametrize("agent", RECURRENT)
@@ -270,12 +271,13 @@ def test_without_memory_the_settings_of_sequences_do_nothing_and_it_says_so(agen
     off = {"memory": "none", "sequence_length": 1, "prioritized": False}
     plain = MODULES[agent].make(small(agent, **off), FRAMES)
     other = "whole" if agent == "drqn" else "stored" if agent == "r2d2" else "stored+burn_in"
-    unused = {"memory_size": 99, "sequences": "within", "start_state": other, "burn_in": 7, "state_period": 9}
-    assert picture(plain) == picture(MODULES[agent].make(small(agent, **off, **unused), FRAMES))
+    without = {"memory_size": 99, "sequences": "within", "start_state": other, "burn_in": 7, "state_period": 9}
+    assert picture(plain) == picture(MODULES[agent].make(small(agent, **off, **without), FRAMES))
     assert (
         plain.window == MODULES["dqn"].make(small("dqn", n_step=plain.window.ahead, stack=plain.stack), FRAMES).window
     )
-    assert all(name in plain.notes[-1] for name in unused)
+    assert without.keys() <= unused(plain.config, FRAMES).keys()
+    assert plain.notes == ()
 
 
 @pytest.mark.parametrize("agent", RECURRENT)
@@ -303,8 +305,8 @@ LADDERS = [name for name in MODULES if "epsilon_floor" in names(name)]
 def test_one_environment_has_a_linear_decay_and_says_so(agent):
     made = MODULES[agent].make(small(agent, num_envs=1, epsilon_floor=0.005, warmup=50), FRAMES)
     assert made.explore == Linear(columns=1, final=0.01, warmup=50)
-    assert "epsilon_fraction" in made.notes[0]
-    assert "unused" in made.notes[0]
+    assert "falls linearly from 1 to 0.01" in made.notes[0]
+    assert "epsilon_fraction" in unused(made.config, FRAMES)
     assert isinstance(MODULES[agent].make(small(agent, num_envs=2), FRAMES).explore, Ladder)
 
 
@@ -349,7 +351,7 @@ def test_presets_make_agents_or_say_what_does_not_fit(agent, preset, spec):
     made = module.make(config, spec)
     assert made.spec is spec
     assert made.capacity >= made.columns * made.window.rows
-    assert any("shows no image" in note for note in made.notes) is (config.torso != "auto" and spec is VECTOR)
+    assert ("torso" in unused(config, spec)) is (config.torso != "auto" and spec is VECTOR)
 
 
 def bare(path: Path) -> list[str]:

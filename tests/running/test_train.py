@@ -64,7 +64,8 @@ def test_a_full_disk_does_not_stop_a_run(tmp_path, monkeypatch, capsys):
     assert start(tmp_path, checkpoint_seconds=0.0).code == 75
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("checkpoint not written: the checkpoint of step 1 was not saved: No space left") > 10
-    assert "stopped at step 60; NOT saved, the last checkpoint stands" in out
+    assert "done: 60 steps" in out
+    assert f"NOT saved, the last checkpoint stands go on with: retorq.resume({str(tmp_path)!r})" in out
     assert newest(tmp_path / "checkpoints") is None
 
 

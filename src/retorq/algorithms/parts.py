@@ -137,10 +137,9 @@ def recurrent(name: str, config: Recurrent, spec: EnvSpec, network: Network, los
 
 def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: Loss, window: Window) -> Agent:
     assert isinstance(config, LinearEpsilon | LadderEpsilon)
-    explore, about_exploring = config.exploration(config.num_envs, config.warmup)
+    explore, notes = config.exploration(config.num_envs, config.warmup)
     state = {name: tuple(value.shape[1:]) for name, value in network.initial_state(1).items()}
     layout = Layout(spec=spec, state=state, period=window.period)
-    about_memory = _about_memory(config) if isinstance(config, Recurrent) else ()
     return Agent(
         name=name,
         config=config,
@@ -161,7 +160,7 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
         action_samples=config.action_samples if isinstance(config, settings.IQN) else None,
         precision=config.precision,
         refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
-        notes=_about_images(config, spec) + about_exploring + _about_publishing(config) + about_memory,
+        notes=notes,
     )
 
 
@@ -201,31 +200,3 @@ def _replay(config: Settings, network: Network, layout: Layout, window: Window) 
         initial_state=network.initial_state,
         **what,
     )
-
-
-def _about_memory(config: Recurrent) -> tuple[str, ...]:
-    """Settings of the memory and its sequences that others leave without effect."""
-    notes: tuple[str, ...] = ()
-    if config.memory == "none":
-        notes += ("without a memory, memory_size, sequences, start_state, burn_in and state_period are unused",)
-    elif not config.rows_before:
-        notes += (f"start_state {config.start_state} burns nothing in, so burn_in is unused",)
-    if config.draw == "walk":
-        notes += (f"start_state whole walks whole games from their start, so sequences ({config.sequences}) is unused",)
-    return notes
-
-
-def _about_images(config: Settings, spec: EnvSpec) -> tuple[str, ...]:
-    """A preset's settings for images that an environment without any leaves without effect."""
-    if any(leaf.kind == "image" for leaf in spec.observation.values()):
-        return ()
-    defaults = (("torso", "auto"), ("center_images", False))
-    unused = [name for name, default in defaults if getattr(config, name) != default]
-    return (f"{spec.id} shows no image, so {' and '.join(unused)} of this preset do nothing",) if unused else ()
-
-
-def _about_publishing(config: Settings) -> tuple[str, ...]:
-    """A local actor shares float32 weights."""
-    if config.publish_period == 1 or config.precision != "fp32":
-        return ()
-    return (f"in fp32 the actor shares the learner's weights, so publish_period {config.publish_period} does nothing",)

@@ -113,8 +113,7 @@ class LadderEpsilon:
         # The last rung of a ladder: what an agent alone should come down to.
         final = max(self.epsilon_floor, min(self.epsilon_final, 0.01))
         note = (
-            f"one environment has no epsilon ladder: epsilon falls linearly from 1 to {final:g} in a tenth of the run; "
-            "epsilon_start, epsilon_exponent, epsilon_fraction and epsilon_steps are unused"
+            f"one environment has no epsilon ladder: epsilon falls linearly from 1 to {final:g} in a tenth of the run"
         )
         return Linear(columns=1, final=final, warmup=warmup), (note,)
 

@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from retorq.arguments import read
 from retorq.types import UserError
 
 WHAT: dict[str, str] = {
@@ -34,7 +36,7 @@ class _Bench:
     Other programs must rest meanwhile. What each number means: docs/benchmarks.md.
     """
 
-    what: tyro.conf.Positional[str]
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")]
     """learner, acting, end-to-end, replay, memory, unroll, or all."""
     json: bool = False
     """Print the rows as JSON and nothing else."""
@@ -54,7 +56,7 @@ def run(words: list[str]) -> int:
     Raises:
         UserError: There is nothing of that name to measure, or the device does not exist.
     """
-    asked = tyro.cli(_Bench, args=words, prog="retorq bench")
+    asked = read(_Bench, words, "retorq bench")
     if asked.what not in (*WHAT, "all"):
         near = get_close_matches(asked.what, [*WHAT, "all"], n=1, cutoff=0.0)[0]
         raise UserError(f"WHAT is {asked.what!r}, which cannot be measured; perhaps you meant {near!r}.")

@@ -1,6 +1,9 @@
-"""What ``retorq list envs`` shows: the toys, the games that are installed, and how to name anything else."""
+"""What ``retorq list envs`` shows: the toys, how to name anything else, and how many games of each family there are."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from retorq.envs import atari, minatar, toys
 
@@ -14,19 +17,56 @@ _TOYS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Family:
+    """Games that one package brings, named alike."""
+
+    form: str
+    about: str
+    example: str
+    extra: str
+    names: Callable[[], tuple[str, ...]]
+
+
+_FAMILIES = (
+    _Family(
+        form="ALE/NAME-v5",
+        about="Atari 2600",
+        example="ALE/Pong-v5",
+        extra="atari",
+        names=lambda: atari.game_names(),
+    ),
+    _Family(
+        form="MinAtar/NAME-v1",
+        about="Atari on a 10x10 grid",
+        example="MinAtar/Breakout-v1",
+        extra="minatar",
+        names=lambda: minatar.game_names(),
+    ),
+)
+
+
 def environments() -> list[tuple[str, str]]:
-    """Pairs of (name, what it is): toys, Atari and MinAtar games if installed, then other ways to name one."""
+    """Pairs of (name, what it is): toys, families of games, and other ways to name an environment."""
     found = [(name, f"toy: {_TOYS[name]}") for name in toys.names()]
-    games = atari.game_names()
-    found += [(name, "Atari 2600") for name in games]
-    if not games:
-        found.append(("ALE/NAME-v5", "Atari 2600 games: pip install 'retorq[atari]'"))
-    grids = minatar.game_names()
-    found += [(name, "MinAtar: the game on a 10x10 grid (-v0: all six actions)") for name in grids]
-    if not grids:
-        found.append(("MinAtar/NAME-v1", "Atari games on a 10x10 grid: pip install 'retorq[minatar]'"))
+    for family in _FAMILIES:
+        names = family.names()
+        if names:
+            found.append(
+                (
+                    family.form,
+                    f"{family.about}: {len(names)} games, such as {family.example} (all: retorq list envs --all)",
+                )
+            )
+        else:
+            found.append((family.form, f"{family.about}, not installed: pip install 'retorq[{family.extra}]'"))
     return [
         *found,
         ("any Gymnasium id", "CartPole-v1, VizdoomBasic-v1 ...; its package must be installed"),
         ("module:Class", "a gymnasium.Env, or a function that makes one, importable from the working directory"),
     ]
+
+
+def games() -> list[tuple[str, str]]:
+    """The same with every game of the installed families by its name, below everything else."""
+    return environments() + [(name, family.about) for family in _FAMILIES for name in family.names()]

@@ -229,8 +229,9 @@ def _line(line: Line, frame: _Frame) -> Iterator[str]:
 def _mark(mark: Mark, frame: _Frame) -> str:
     x, y, color = frame.x(mark.x), frame.y(mark.y), f"s{mark.color % SERIES_COLORS}"
     mean, low, high = interval(mark.y, mark.low, mark.high)
+    between = f" ({low} to {high})" if mark.high > mark.low else ""  # one game has no interval
     return (
-        f'<g class="mark {color}"><title>{escape(mark.name)}: {mean} ({low} to {high})</title>'
+        f'<g class="mark {color}"><title>{escape(mark.name)}: {mean}{between}</title>'
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.y(mark.low):.1f}" y2="{frame.y(mark.high):.1f}"/>'
         f'<path d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"/></g>'
     )

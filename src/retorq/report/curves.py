@@ -196,7 +196,8 @@ def evaluation_interval(row: Row) -> tuple[float, float, float]:
 def _marks(group: Group, axis: Axis) -> Iterator[Mark]:
     for run in group.runs:
         steps, places = run.series("step", axis.key)
-        for row in run.evaluations:
+        # One mark per step and protocol: the evaluation of the most games, which is the last.
+        for row in {(row["step"], row.get("protocol")): row for row in run.evaluations}.values():
             if steps:
                 x = float(np.interp(float(row["step"]), steps, places)) / axis.unit
                 mean, low, high = evaluation_interval(row)

@@ -24,7 +24,7 @@ LARGEST = 1e100
 class Run:
     """What one run folder holds; a missing part is empty and named in ``notes``.
 
-    ``metrics`` and ``episodes`` are in the order of training, ``step`` rising. ``evaluations`` are sorted by step.
+    ``metrics`` and ``episodes`` are in the order of training, ``step`` rising. ``evaluations`` by step, then games.
     ``agent``, ``env`` and ``seed`` are empty or None where neither the configuration nor an evaluation tells them.
     """
 
@@ -225,7 +225,7 @@ def _one_clock(rows: list[dict[str, Any]]) -> None:
 
 
 def _evaluations(folder: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Evaluations with a step and at least one score, sorted by step."""
+    """Evaluations with a step and at least one score, sorted by step; of one step, that of the most games is last."""
     found = []
     for file in sorted(folder.glob("*.json")):
         row = _object(file, notes)
@@ -235,5 +235,5 @@ def _evaluations(folder: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
         if step is None or not numbers(row, "scores"):
             notes.append(f"eval/{file.name} has no step or no scores and is left out")
             continue
-        found.append((step, row))
-    yield from (row for _, row in sorted(found, key=lambda pair: pair[0]))
+        found.append((step, len(numbers(row, "scores")), row))
+    yield from (row for *_, row in sorted(found, key=lambda entry: entry[:2]))

@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from retorq.running.signals import plain_notice
+
 
 class Display(Protocol):
     """Somewhere to show progress."""
@@ -24,6 +26,12 @@ class Display(Protocol):
 
     def say(self, sentence: str) -> None:
         """Print one sentence that stays."""
+
+    def notice(self, text: str) -> bytes:
+        """What to write to a terminal at once, from wherever the program is, without spoiling what is shown."""
+
+    def end(self, values: Mapping[str, Any]) -> None:
+        """Show the last state, if states replace each other here; what is said from then on stands below it."""
 
     def close(self) -> None:
         """Leave the terminal as it was; safe to call twice."""
@@ -43,6 +51,13 @@ class Plain:
     def say(self, sentence: str) -> None:
         """Print one sentence, never wrapped, colored or read as markup."""
         self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def notice(self, text: str) -> bytes:
+        """A line of its own."""
+        return plain_notice(text)
+
+    def end(self, values: Mapping[str, Any]) -> None:
+        """Nothing: the sentences at the end of a run say what its last line would."""
 
     def close(self) -> None:
         """Nothing to undo."""
@@ -65,8 +80,19 @@ class Screen:
         self._live.update(_table(values), refresh=True)
 
     def say(self, sentence: str) -> None:
-        """Print one sentence above the table."""
-        self._console.print(sentence, markup=False, highlight=False)
+        """Print one sentence above the table, or where there is none any more, below what there is."""
+        self._console.print(sentence, markup=False, highlight=False, soft_wrap=self._live is None)
+
+    def notice(self, text: str) -> bytes:
+        """In place of the table's last line, where the cursor stands; the next redraw replaces it."""
+        if self._live is None:
+            return plain_notice(text)
+        return f"\r\x1b[2K{text[: self._console.width - 1]}".encode()
+
+    def end(self, values: Mapping[str, Any]) -> None:
+        """Leave the table with these values on the screen."""
+        self.show(values)
+        self.close()
 
     def close(self) -> None:
         """Leave the last state of the table on the screen and give the cursor back."""

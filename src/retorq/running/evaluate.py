@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -191,7 +191,7 @@ def evaluate(
 def record(
     agent: Agent, env: str, frames_per_step: int, using: Protocol, games: list[Episode], *, step: int, seed: int
 ) -> dict[str, Any]:
-    """The evaluation as plain data."""
+    """The evaluation as plain data. ``ci95`` is None for a single game, which tells nothing of the spread."""
     scores = np.array([game.score for game in games], dtype=np.float64)
     result: dict[str, Any] = {
         "agent": agent.name,
@@ -206,7 +206,20 @@ def record(
         "lengths": [game.length for game in games],
         "mean": float(scores.mean()) if len(games) else None,
         "median": float(np.median(scores)) if len(games) else None,
-        "ci95": list(bootstrap_interval(scores, seed=0)) if len(games) else None,
+        "ci95": list(bootstrap_interval(scores, seed=0)) if len(games) > 1 else None,
     }
     normalized = human_normalised(env, result["mean"]) if len(games) else None
     return result | ({} if normalized is None else {"human_normalised": normalized})
+
+
+def file_name(record: Mapping[str, Any], *, seed: int | None = None) -> str:
+    """Where a run keeps a record: what sets evaluations apart is in the name, so that none takes another's place.
+
+    ``seed`` is the one that was asked for; None: the usual one, which is not named.
+    """
+    using = PROTOCOLS.get(record["protocol"])
+    number = f"{using.frames}frames" if using and using.frames else f"{record['episodes']}games"
+    return (
+        "-".join([str(record["step"]), record["protocol"], number, *([] if seed is None else [f"seed{seed}"])])
+        + ".json"
+    )

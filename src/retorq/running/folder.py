@@ -133,6 +133,24 @@ class RunFolder:
             raise
         return folder
 
+    @staticmethod
+    def there(path: Path | str) -> bool:
+        """Whether a run is there already, before anything is made.
+
+        Raises:
+            UserError: No run could be made there: the folder holds something else, or cannot be written.
+        """
+        path = Path(path)
+        if (path / CONFIG).exists():
+            return True
+        if path.is_dir():
+            _require_own(path)
+        base = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
+            why = "Not a directory" if not base.is_dir() else "Permission denied"
+            raise UserError(f"run folder {str(path)!r} cannot be written ({why}): choose another with --run")
+        return False
+
     def close(self) -> None:
         """Unlock; safe to call twice."""
         if self._lock is not None:

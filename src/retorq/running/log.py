@@ -136,19 +136,36 @@ class Log:
             values: ``replay_ratio`` and, if fresher than the last row's, ``epsilon`` and ``loss``; others are shown as
                 they are.
         """
-        now = self.seconds
-        if self._shown and now - self._shown[-1][2] < self._display.interval:
+        if self._shown and self.seconds - self._shown[-1][2] < self._display.interval:
             return False
+        self._display.show(self._state(step, updates, values))
+        return True
+
+    def _state(self, step: int, updates: int, values: Mapping[str, float]) -> dict[str, Any]:
+        now, more = self.seconds, dict(values)
         rates = _rates(self._shown[0] if self._shown else self._row_mark, (step, updates, now))
         self._shown.append((step, updates, now))
         pace = rates["steps_per_second"]
-        known = {name: values.pop(name, self._last.get(name)) for name in ("loss", "epsilon", "replay_ratio")}
-        self._display.show(
-            {"step": step, "total": self.total, "seconds": now, "memory_mb": memory_mb(), "more": values}
+        known = {name: more.pop(name, self._last.get(name)) for name in ("loss", "epsilon", "replay_ratio")}
+        return (
+            {"step": step, "total": self.total, "seconds": now, "memory_mb": memory_mb(), "more": more}
             | {"seconds_left": (self.total - step) / pace if pace else None}
             | {**self._score(), **rates, **known}
         )
-        return True
+
+    def end(self, step: int, updates: int, **values: float) -> None:
+        """Show the last state; what is said from then on stands below it. Takes what ``progress`` takes."""
+        self._display.end(self._state(step, updates, values))
+
+    def notice(self, text: str) -> bytes:
+        """What a signal handler may write to the terminal without spoiling what is shown there."""
+        return self._display.notice(text)
+
+    @property
+    def score(self) -> tuple[float | None, int]:
+        """Mean score of the last games (None: there was none), and how many they are."""
+        told = self._score()
+        return told["score_mean"], told["score_count"]
 
     def say(self, sentence: str) -> None:
         """Print one sentence that stays on the screen."""

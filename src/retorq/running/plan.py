@@ -103,6 +103,35 @@ def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cp
     )
 
 
+def exploration(agent: Agent, steps: int) -> list[tuple[str, str]]:
+    """How the agent will explore in a run of so many steps, as (what, how), and warnings where that cannot be meant."""
+    explore, noisy = agent.explore, agent.network.noisy
+    epsilons = [float(explore.epsilon(step, steps).max()) for step in (0, steps // 2, steps)]
+    if any(epsilons):
+        sentence = explore.sentence + (", beside noisy layers" if noisy else "")
+    else:
+        sentence = "no epsilon: noisy layers explore" if noisy else "none: no epsilon, and no noisy layers"
+    told = [("exploration", sentence)]
+    last, lowest = (float(explore.epsilon(step, steps).mean()) for step in (steps, 10**18))
+    if agent.warmup >= steps:
+        told.append(
+            (
+                "warning",
+                f"warmup is {agent.warmup:,} steps and the run has {steps:,}, so nothing will be learned; lower warmup "
+                "or raise steps",
+            )
+        )
+    elif last > lowest + 0.001:
+        told.append(
+            (
+                "warning",
+                f"exploration outlasts the run: epsilon is still {last:.2g} at its end and would go down to "
+                f"{lowest:.2g}; lower epsilon_steps or warmup, or raise steps",
+            )
+        )
+    return told
+
+
 def require_memory(plan: Plan, device: torch.device | str = "cpu") -> None:
     """Refuse what cannot fit into the memory that is free now.
 

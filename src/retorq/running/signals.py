@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICE = "finishing this step and saving; Ctrl-C again to stop at once"
 
 
 class StopSignal:
@@ -19,10 +21,14 @@ class StopSignal:
     earlier ones are whole), and from then on the handlers that were there before answer. Repeated SIGTERM changes
     nothing, because launchers repeat it. Signals reach the main thread only; entered in another one, this stays False
     unless ``set`` is called.
+
+    Args:
+        notice: Gives the bytes that answer the first Ctrl-C on the standard error stream, for whoever draws there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notice: Callable[[str], bytes] | None = None) -> None:
         self.name = ""
+        self._notice = notice or plain_notice
         self._stop = False
         self._interrupts = 0
         self._before: dict[int, Any] = {}
@@ -52,12 +58,17 @@ class StopSignal:
         self._interrupts += 1
         if self._interrupts > 1:
             self._restore()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped at once by the second Ctrl-C, without saving; the last checkpoint stands")
         # print() is not safe inside a handler; a raw write is.
-        os.write(2, b"\nfinishing this step and saving; Ctrl-C again to stop at once\n")
+        os.write(2, self._notice(NOTICE))
 
     def _restore(self) -> None:
         while self._before:
             number, handler = self._before.popitem()
             # None: it was installed by C code, which Python cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def plain_notice(text: str) -> bytes:
+    """A line of its own, whatever the terminal has echoed before it."""
+    return f"\n{text}\n".encode()

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 
 from retorq.agent import Agent
 from retorq.envs.options import EnvOptions
+from retorq.running import closing
 from retorq.running.actors import actors
 from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
 from retorq.running.folder import RunFolder
 from retorq.running.log import Log
-from retorq.running.plan import Plan, plan, require_memory
+from retorq.running.plan import Plan, exploration, plan, require_memory
 from retorq.running.signals import StopSignal
 from retorq.running.trainer import Trainer
 from retorq.types import Diverged, UserError
@@ -155,16 +156,23 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
         say(f"{what:>20}  {how_much}")
     settings = ", ".join(f"{name} {value}" for name, value in task.agent.spec.settings.items())
     say(f"{'environment settings':>20}  {settings or 'none'}")
-    say(f"{'exploration':>20}  {task.agent.explore.sentence}")
+    for what, sentence in exploration(task.agent, run.steps):
+        say(f"{what:>20}  {sentence}")
     for note in task.agent.notes:
         say(f"{'note':>20}  {note}")
     return table
 
 
 def train(
-    task: Task, run: RunOptions, folder: RunFolder, *, log: Log | None = None, stop: StopSignal | None = None
+    task: Task,
+    run: RunOptions,
+    folder: RunFolder,
+    *,
+    log: Log | None = None,
+    stop: StopSignal | None = None,
+    then: closing.Next | None = None,
 ) -> int:
-    """Train to the end or until stopped; returns the exit code (0 or 75).
+    """Train to the end or until stopped; returns the exit code (0 or 75). ``then``: what it names at its end.
 
     Raises:
         Diverged: Updates or an environment kept failing; a checkpoint was written, and for updates the batch too
@@ -177,8 +185,8 @@ def train(
     try:
         trainer = Trainer(task.agent, playing, total=run.steps, seed=run.seed, device=run.device)
         resume(trainer, folder, log)
-        with log, stop if stop is not None else StopSignal() as stopping:
-            return _loop(trainer, run, folder, log, stopping)
+        with log, stop if stop is not None else StopSignal(log.notice) as stopping:
+            return _loop(trainer, run, folder, log, stopping, then or closing.from_python(folder.path))
     finally:
         if trainer is not None:
             trainer.pool.close()
@@ -186,7 +194,9 @@ def train(
             playing.close()
 
 
-def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stopping: StopSignal) -> int:
+def _loop(
+    trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stopping: StopSignal, then: closing.Next
+) -> int:
     saved_at = time.monotonic()
     per_step = trainer.agent.spec.frames_per_step
     try:
@@ -208,15 +218,13 @@ def _loop(trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stoppi
         # Whatever failed, an environment above all, what was learned up to here is sound.
         store(trainer, folder, log, run)
         raise
-    stored = store(trainer, folder, log, run)
-    if trainer.done and stored:
-        log.say(f"done: {trainer.steps:,} steps, {trainer.learner.updates:,} updates in {log.seconds / 60:.1f} min")
-        return 0
-    log.say(
-        f"stopped at step {trainer.steps:,}"
-        + (f"; go on with: retorq resume {folder.path}" if stored else "; NOT saved, the last checkpoint stands")
-    )
-    return RESUMABLE
+    log.end(trainer.steps, trainer.learner.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
+    signal = "" if trainer.done else stopping.name
+    log.say(closing.reason(signal, trainer.steps, trainer.total, trainer.learner.updates, log.seconds))
+    stored = folder.checkpoints / str(trainer.steps) if store(trainer, folder, log, run) else None
+    for line in closing.lines(log.score, stored, then, done=trainer.done):
+        log.say(line)
+    return 0 if trainer.done and stored else RESUMABLE
 
 
 def _values(trainer: Trainer) -> dict[str, float]:

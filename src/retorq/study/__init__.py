@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from retorq.arguments import read
 from retorq.types import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class _Study:
     (OUT/index.html) are written from the runs that are done.
     """
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """See: retorq list studies."""
     env: str | None = None
     """Another environment in place of the study's tasks, with its usual preset."""
@@ -57,7 +58,7 @@ def run(words: list[str]) -> int:
         UserError: There is no such study, task, variant or environment, or a number is out of range.
         Refused: Runs of another configuration are in the folder.
     """
-    asked = tyro.cli(_Study, args=words, prog="retorq study")
+    asked = read(_Study, words, "retorq study")
     for name, value in (
         ("seeds", asked.seeds),
         ("steps", asked.steps),

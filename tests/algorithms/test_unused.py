@@ -1,0 +1,70 @@
+"""Settings that are called unused do nothing, each is told with a remedy, and presets are silent about theirs."""
+
+from dataclasses import replace
+
+import pytest
+from tests.algorithms.agents import FRAMES, MODULES, VECTOR, names, picture, small
+from tests.algorithms.test_settings import SETTINGS
+
+from retorq.algorithms.unused import unused
+
+WITHOUT = {"memory": "none", "sequence_length": 1, "prioritized": False}
+CASES = [
+    ("recurrent_iqn", WITHOUT, {"memory_size", "sequences", "start_state", "burn_in", "state_period"}),
+    ("r2d2", {"start_state": "stored"}, {"burn_in"}),
+    ("r2d2", {"start_state": "stored+burn_in"}, set()),
+    ("drqn", {"start_state": "whole"}, {"burn_in", "sequences"}),
+    ("r2d2", {"num_envs": 1}, {"epsilon_start", "epsilon_exponent", "epsilon_fraction", "epsilon_steps"}),
+    ("r2d2", {"num_envs": 2, "epsilon_start": 0.4, "epsilon_final": 0.4}, {"epsilon_fraction"}),
+    ("dqn", {"epsilon_start": 0.3, "epsilon_final": 0.3}, {"epsilon_steps"}),
+    ("dqn", {"precision": "fp32", "publish_period": 3}, {"publish_period"}),
+    ("dqn", {"precision": "bf16", "publish_period": 3}, set()),
+    ("dqn", {"precision": "fp32", "publish_period": 1}, set()),
+]
+
+
+def config_of(agent, changes):
+    base = {"epsilon_start": 0.9, "epsilon_final": 0.1} | ({"start_state": "zero+burn_in"} if agent == "r2d2" else {})
+    return small(agent, **base | changes)
+
+
+@pytest.mark.parametrize(("agent", "changes", "names_of_them"), CASES)
+def test_what_is_unused(agent, changes, names_of_them):
+    found = unused(config_of(agent, changes), FRAMES)
+    assert found.keys() >= names_of_them
+    assert found.keys() <= names_of_them | {"burn_in"}
+    assert all(f" or leave {name} out" in why for name, why in found.items())
+
+
+def test_images_that_an_environment_does_not_have():
+    config = small("dqn", stack=1, torso="compact", center_images=True)
+    assert {"torso", "center_images"} <= unused(config, VECTOR).keys()
+    assert not {"torso", "center_images"} & unused(config, FRAMES).keys()
+
+
+def effect(agent):
+    epsilons = [agent.explore.epsilon(step, 1000).tolist() for step in (0, 10, 500, 1000)]
+    return picture(replace(agent, explore=None)), epsilons
+
+
+# Two that parts are told of and pass over: an actor with float32 weights, and a replay that stores no states.
+PASSED_OVER = {"publish_period", "start_state"}
+
+
+@pytest.mark.parametrize(("agent", "changes", "names_of_them"), CASES)
+def test_the_unused_changes_nothing(agent, changes, names_of_them):
+    config, module = config_of(agent, changes), MODULES[agent]
+    for name in names_of_them - PASSED_OVER - {"epsilon_start"}:  # which decides that nothing comes down
+        other = next(v for v in (*SETTINGS[name].values, "any") if v != getattr(config, name))
+        changed = replace(config, **{name: other})
+        assert name in unused(changed, FRAMES)
+        assert effect(module.make(changed, FRAMES)) == effect(module.make(config, FRAMES)), name
+
+
+@pytest.mark.parametrize("agent", MODULES)
+def test_a_preset_has_nothing_to_tell(agent):
+    module = MODULES[agent]
+    for make in module.PRESETS.values():
+        config = make()
+        if config.num_envs > 1 or "epsilon_floor" not in names(agent):
+            assert module.make(replace(config, torso="auto"), FRAMES).notes == ()

@@ -1,0 +1,113 @@
+"""What `train` and `resume` hand on."""
+
+from dataclasses import fields
+
+import pytest
+from tests.small import command
+
+from retorq import api
+from retorq.algorithms import dqn
+from retorq.running.train import RunOptions
+
+OF_RUNS = {
+    "steps": 70,
+    "seed": 3,
+    "device": "cpu",
+    "threads": 1,
+    "log_every": 7,
+    "checkpoint_seconds": 5.0,
+    "save_replay": False,
+    "pool": "process",
+    "actors": 2,
+    "actor_rows": 5,
+    "actor_time_limit": 30.0,
+}
+
+
+def flags(values):
+    words = []
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        words += [flag.replace("--", "--no-")] if value is False else [flag, value]
+    return words
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """What would have been trained."""
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        api, "start", lambda task, run, path, say, then: asked.append((task, run, path, then)) or api.Run(path, 0)
+    )
+    return asked
+
+
+def test_every_option_of_a_run_arrives(started):
+    assert {field.name for field in fields(RunOptions)} == {*OF_RUNS, "tensorboard"}  # which is on where it can be
+    assert command("train", "memory", *flags(OF_RUNS))[0] == 0
+    assert started[0][1] == RunOptions(**OF_RUNS)
+    assert command("train", "memory", "--steps", 1_000)[0] == 0
+    assert started[1][1] == RunOptions(steps=1_000, log_every=100)
+
+
+def test_only_what_is_asked_for_differs_from_the_preset(started):
+    assert command("train", "memory", "--agent", "dqn", "--gamma", "0.5", "--torso-hidden", 8, 9, "--double")[0] == 0
+    task = started[0][0]
+    assert vars(task.agent.config) == vars(dqn.toy()) | {"gamma": 0.5, "torso_hidden": (8, 9), "double": True}
+    assert (task.preset, started[0][2].as_posix()) == ("toy", "runs/memory-dqn-0")
+
+
+def test_the_environments_options_may_decide_what_it_is(started):
+    assert command("train", "memory", "--env.kwargs", '{"length": 4}')[0] == 0
+    assert started[0][0].agent.spec.settings["length"] == 4
+    code, _, err = command("train", "memory", "--env.kwargs", '{"lenght": 4}')
+    assert (code, "lenght" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--burn-in", "3"], "burn_in"),
+        (["--publish-period", "3"], "publish_period"),
+        (["--memory", "none", "--sequence-length", "1", "--memory-size", "8"], "memory_size"),
+        (["--start-state", "whole", "--sequences", "within"], "sequences"),
+        (["--num-envs", "1", "--epsilon-steps", "9"], "epsilon_steps"),
+        (["--agent", "rainbow", "--epsilon-steps", "9"], "epsilon_steps"),
+        (["--center-images"], "center_images"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused_where_it_is_asked_for(words, name, started):
+    code, _, err = command("train", "memory", *words)
+    assert code == 2
+    assert err.startswith(f"retorq: {name} is ")
+    assert "which would do nothing: " in err
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--start-state", "stored+burn_in", "--burn-in", "3"],
+        ["--burn-in", "0"],
+        ["--publish-period", "1"],
+        ["--publish-period", "3", "--pool", "process", "--actors", "2"],
+        ["--memory", "none", "--sequence-length", "1"],
+        ["--preset", "laptop"],  # whose publish_period, torso and center_images say nothing here
+    ],
+)
+def test_presets_and_settings_that_ask_for_nothing_are_accepted(words, started):
+    code, _, err = command("train", "memory", *words)
+    assert (code, err) == (0, "")
+    assert len(started) == 1
+
+
+def test_from_python_it_is_told(monkeypatch, tmp_path):
+    """One set of settings may be for several agents there."""
+    lines = []
+    monkeypatch.setattr(api, "start", lambda task, run, path, say: api.Run(path, 0))
+    api.train("memory", steps=10, run=tmp_path / "x", burn_in=3, say=lines.append)
+    assert [line.strip().split("  ")[0] for line in lines] == ["note"]
+    assert "burn_in is 3, which would do nothing: start_state is 'stored'" in lines[0]
+    api.train("memory", steps=10, run=tmp_path / "x", say=lines.append)
+    assert len(lines) == 1

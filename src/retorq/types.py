@@ -40,6 +40,12 @@ class Diverged(UserError):
     exit_code = 4
 
 
+class Stopped(UserError):
+    """Something outside ended the run, which was saved and can go on: exit 75."""
+
+    exit_code = 75
+
+
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
     """One named part of an observation, as it arrives after the door (``retorq.envs``) has normalized it.

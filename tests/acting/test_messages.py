@@ -13,7 +13,7 @@ from retorq.acting.messages import (
     Inbox,
     Message,
     Streams,
-    episodes_as_json,
+    description,
     episodes_from_json,
     joined,
     pack,
@@ -85,7 +85,14 @@ def test_neighbors_of_the_same_columns_are_joined():
 
 def test_games_survive_as_json_and_strange_ones_are_refused():
     games = [Episode(score=1.5, length=3, column=2, step=7), Episode(score=0.0, length=1, column=0, step=9, cut=True)]
-    told = json.loads(json.dumps(episodes_as_json(games)))
+    message = Message(actor=1, incarnation=2, number=3, chunks=[], episodes=games, version=4)
+    whole = json.loads(json.dumps(description(message, [])))
+    assert {name: whole[name] for name in ("incarnation", "number", "version")} == {
+        "incarnation": 2,
+        "number": 3,
+        "version": 4,
+    }
+    told = whole["episodes"]
     assert episodes_from_json(told) == games
     with pytest.raises(ValueError, match="color"):
         episodes_from_json([{**told[0], "color": "red"}])

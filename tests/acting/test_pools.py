@@ -1,5 +1,8 @@
 """One contract for all pools: every row once and in order, weights that grow newer, bounded queues, nothing left."""
 
+import contextlib
+import importlib.util
+import os
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -9,9 +12,11 @@ import psutil
 import pytest
 from tests.acting import elsewhere
 
+from retorq.acting.cluster import LocalRay
 from retorq.acting.explore import Fixed
 from retorq.acting.pools import LocalPool
 from retorq.acting.processes import SLOTS, ProcessPool
+from retorq.acting.ray_pool import RayPool
 from retorq.acting.remote import Part, Recipe
 from retorq.types import Diverged, UserError
 
@@ -47,28 +52,62 @@ def processes(network, time_limit=60.0, shares=None, **arguments):
     return ProcessPool(shares or recipes(**arguments), network, bytes_per_row=1_600, seed=3, time_limit=time_limit)
 
 
-POOLS = {"local": local, "process": processes}
+def on_ray(network, time_limit=60.0, cluster=None, **arguments):
+    return RayPool(recipes(**arguments), network, seed=3, time_limit=time_limit, cluster=cluster)
+
+
+POOLS = {"local": local, "process": processes, "ray": on_ray}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray for all tests: it takes seconds to start."""
+    if importlib.util.find_spec("ray") is None:  # not to be imported before its settings are made
+        pytest.skip("Ray (extra dist) is not installed")
+    local = LocalRay()
+    yield local
+    local.close()
+    assert not local.folder.exists()
 
 
 @pytest.fixture(params=POOLS)
 def make(request):
     """Makes the pool; all are closed in the end, and must leave no process and no open file behind."""
-    me, made = psutil.Process(), []
-    before = me.num_fds()
+    made = []
+    given = {"cluster": request.getfixturevalue("cluster")} if request.param == "ray" else {}
+    before = shared_files()
 
     def build(**arguments):
         network = elsewhere.Weighted()
+        arguments |= given
         made.append(POOLS[request.param](network, **arguments))
         return made[-1], network
 
     build.name = request.param
     yield build
-    children = me.children(recursive=True)
+    actors = [child for child in psutil.Process().children(recursive=True) if plays(child)]
     for pool in made:
         pool.close()
         pool.close()
-    assert psutil.wait_procs(children, 5)[1] == []
-    assert me.num_fds() <= before
+    assert psutil.wait_procs(actors, 10)[1] == []
+    assert shared_files() <= before
+
+
+def plays(process):
+    """Whether a process is an actor (Ray has others, which stay)."""
+    with contextlib.suppress(psutil.Error):
+        line = " ".join(process.cmdline())
+        return "retorq.acting.worker" in line or "Hosted" in line
+    return False
+
+
+def shared_files():
+    """How many files in shared memory this process holds open."""
+    links = []
+    for file in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").exists() else ():
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(file))
+    return sum("memfd:retorq" in link for link in links)
 
 
 def gathered(pool, rows, columns=COLUMNS, limit=30.0, until=None):
@@ -186,42 +225,51 @@ def test_the_state_of_a_pool_closes_the_streams_after_a_resume(make):
         check(stream + later, cuts=0 if stream[-1][0] == -1 else 1)
 
 
-@pytest.fixture
-def process_pool():
+@pytest.fixture(params=["process", "ray"])
+def failing(request):
+    """Makes a pool whose actors may fail."""
     made = []
+    given = {"cluster": request.getfixturevalue("cluster")} if request.param == "ray" else {}
 
     def build(**arguments):
         network = elsewhere.Weighted()
-        made.append(processes(network, **arguments))
+        made.append(POOLS[request.param](network, **given, **arguments))
         made[-1].publish(network, 0)
         return made[-1]
 
+    build.name = request.param
     yield build
     for pool in made:
         pool.close()
 
 
-@pytest.mark.parametrize(
-    ("what", "sentence"),
-    [
-        ("die", "actor {} was killed by SIGKILL (out of memory or a crash in native code)"),
-        ("raise", "actor {} raised RuntimeError: the bridge fell down"),
-        ("hang", "actor {} sent nothing for 3 s"),
-    ],
-)
-def test_an_actor_that_fails_is_started_anew_and_its_games_are_cut(process_pool, tmp_path, what, sentence):
-    pool = process_pool(what=what, at=33, marker=str(tmp_path / "done"), time_limit=3.0 if what == "hang" else 60.0)
+DEATH = {
+    "process": "was killed by SIGKILL (out of memory or a crash in native code)",
+    "ray": "died (The actor died unexpectedly before finishing this task)",
+}
+
+
+@pytest.mark.parametrize("what", ["die", "raise", "hang"])
+def test_an_actor_that_fails_is_started_anew_and_its_games_are_cut(failing, tmp_path, what):
+    limit = 4.0 if what == "hang" else 60.0
+    pool = failing(what=what, at=33, marker=str(tmp_path / "done"), time_limit=limit)
     streams, told = gathered(pool, 150, until=lambda: sum(pool.restarts) == 1)
-    assert sum(pool.restarts) == 1
     failed = pool.restarts.index(1)
-    assert told == [sentence.format(failed) + "; its games were cut and it was started anew"]
+    reasons = {
+        "die": DEATH[failing.name],
+        "raise": "raised RuntimeError: the bridge fell down",
+        "hang": "sent nothing for 4 s",
+    }
+    assert told == [f"actor {failed} {reasons[what]}; its games were cut and it was started anew"]
     share = COLUMNS // ACTORS
     for column, stream in enumerate(streams):
-        check(stream, cuts=column // share == failed and sum(row[:3] == (0, 0, True) for row in stream) - 1)
+        begun = sum(row[:3] == (0, 0, True) for row in stream)
+        check(stream, cuts=begun - 1)
+        assert begun == 1 + (column // share == failed)
 
 
-def test_an_actor_that_never_comes_up_ends_the_run(process_pool):
-    pool = process_pool(mode="No such mode")
+def test_an_actor_that_never_comes_up_ends_the_run(failing):
+    pool = failing(mode="No such mode")
     pool.most_restarts = 1
     with pytest.raises(Diverged, match=r"actor \d raised ValueError: .*had been started anew 1 times before"):
         gathered(pool, 10, limit=120.0)

@@ -124,9 +124,15 @@ def unpack(told: list[dict[str, Any]], memory: memoryview | np.ndarray, start: i
     ]
 
 
-def episodes_as_json(episodes: list[Episode]) -> list[dict[str, Any]]:
-    """Games as plain JSON."""
-    return [asdict(episode) for episode in episodes]
+def description(message: Message, told: list[dict[str, Any]]) -> dict[str, Any]:
+    """All of a message but its bytes, as plain JSON; ``told`` describes these."""
+    return {
+        "incarnation": message.incarnation,
+        "number": message.number,
+        "version": message.version,
+        "chunks": told,
+        "episodes": [asdict(episode) for episode in message.episodes],
+    }
 
 
 def episodes_from_json(told: list[dict[str, Any]]) -> list[Episode]:

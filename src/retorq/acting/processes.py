@@ -15,28 +15,20 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import numpy as np
-import torch
-
 from retorq.acting.actor import Chunk
-from retorq.acting.messages import Inbox, Message, Streams, episodes_from_json, unpack
 from retorq.acting.remote import Recipe
 from retorq.acting.shared import SharedWeights, size, unnamed_file
-from retorq.acting.worker import _BOOT
+from retorq.acting.supervised import PATIENCE, START_LIMIT, Supervised
+from retorq.acting.worker import BOOT
 from retorq.nn.network import Network
-from retorq.types import Diverged, Episode, UserError
+from retorq.types import UserError
 
-START_LIMIT = 180.0
-"""Seconds an actor may take to start: imports, its environments, its network."""
-PATIENCE = 0.1
-"""Seconds that ``receive`` waits for rows before it gives the loop a chance to look at signals."""
 SLOTS = 3
 
 
@@ -51,7 +43,7 @@ class _Process:
     in_hand: int = 0  # slots that hold rows not yet stored
 
 
-class ProcessPool:
+class ProcessPool(Supervised):
     """Actors in processes, supervised: one that dies, hangs or loses its environment is started anew.
 
     Args:
@@ -73,21 +65,13 @@ class ProcessPool:
         time_limit: float = 60.0,
         most_restarts: int = 10,
     ) -> None:
-        self.recipes, self.seed, self.time_limit, self.most_restarts = recipes, seed, time_limit, most_restarts
-        self.steps = 0
-        self.versions = [-1] * len(recipes)
-        """Version of the weights that each actor last acted with."""
-        self.restarts = [0] * len(recipes)
-        self.inbox, self.streams = Inbox(len(recipes)), Streams()
+        super().__init__(recipes, seed=seed, time_limit=time_limit, most_restarts=most_restarts)
         self._weights_file = unnamed_file(size(network))
         self._weights = SharedWeights(network, self._weights_file)
         self._slot = [_slot_bytes(recipe, bytes_per_row) for recipe in recipes]
         self._files = [unnamed_file(SLOTS * slot) for slot in self._slot]
         self._memories = [mmap.mmap(file, 0) for file in self._files]
         self._actors: list[_Process | None] = [None] * len(recipes)
-        self._episodes: list[Episode] = []
-        self._faults: list[str] = []
-        self._closing: list[Chunk] = []
         self._arrived: deque[tuple[int, dict[str, Any]]] = deque()
         self._to_free: tuple[int, int] | None = None
         self._published = False
@@ -102,8 +86,7 @@ class ProcessPool:
 
     def _start(self, actor: int) -> None:
         ours, theirs = Pipe()
-        incarnation = self.inbox.begin(actor)
-        seed = np.random.SeedSequence([self.seed, actor, incarnation, self.steps]).generate_state(1)[0]
+        incarnation, seed = self._incarnate(actor)
         told = {
             "path": sys.path,
             "pipe": theirs.fileno(),
@@ -114,10 +97,10 @@ class ProcessPool:
             "recipe": self.recipes[actor].as_json(),
             "actor": actor,
             "incarnation": incarnation,
-            "seed": int(seed) % 2**31,
+            "seed": seed,
         }
         process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(told)],
+            [sys.executable, "-c", BOOT, json.dumps(told)],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), self._weights_file, self._files[actor]),
             start_new_session=True,
@@ -126,23 +109,18 @@ class ProcessPool:
         theirs.close()
         self._actors[actor] = _Process(process, ours, time.monotonic())
 
-    def receive(self) -> list[Chunk]:
-        """The rows of one message, or none if none came within ``PATIENCE`` seconds; views until the next call.
-
-        Raises:
-            UserError: an actor found something wrong that a restart would not change.
-            Diverged: an actor has been started anew too often.
-        """
+    def _before(self) -> None:
         self._free()
         self._supervise()
-        chunks, self._closing = self._closing, []
-        if not chunks:
-            self._listen()
-            while self._arrived and not chunks:
-                chunks = self._stored(*self._arrived.popleft())
-        self.steps += sum(int((~np.asarray(rows.last, bool)).sum()) for _, rows in chunks)
         self._weights.tick(self.steps)
-        return chunks
+
+    def _next(self) -> list[Chunk]:
+        self._listen()
+        if not self._arrived:
+            return []
+        actor, told = self._arrived.popleft()
+        self._to_free = (actor, told["slot"])
+        return self._accept(actor, told, memoryview(self._memories[actor]), told["slot"] * self._slot[actor])
 
     def _listen(self) -> None:
         """Take one message of every actor that has sent any, so that none is served twice before the others."""
@@ -168,24 +146,6 @@ class ProcessPool:
             else:
                 held.in_hand += 1
                 self._arrived.append((actor, told))
-
-    def _stored(self, actor: int, told: dict[str, Any]) -> list[Chunk]:
-        """The rows of a message, ready for the replay."""
-        message = Message(
-            actor=actor,
-            incarnation=self.inbox.incarnations[actor],
-            number=told["number"],
-            chunks=unpack(told["chunks"], memoryview(self._memories[actor]), told["slot"] * self._slot[actor]),
-            episodes=episodes_from_json(told["episodes"]),
-            version=told["version"],
-        )
-        self._to_free = (actor, told["slot"])
-        chunks: list[Chunk] = []
-        for ordered in self.inbox.accept(message):
-            self.versions[actor] = ordered.version
-            self._episodes += [replace(episode, step=self.steps) for episode in ordered.episodes]
-            chunks += self.streams.push(ordered.chunks)
-        return chunks
 
     def _free(self) -> None:
         """Give the slot of the last message back to its actor."""
@@ -219,57 +179,17 @@ class ProcessPool:
             return f"ended its process with exit code {code}"
         return f"was killed by {signal.Signals(-code).name} (out of memory or a crash in native code)"
 
-    def _replace(self, actor: int, reason: str) -> None:
-        """End an actor, cut its streams, and start its next incarnation."""
-        self._kill(actor)
+    def _kill(self, actor: int) -> None:
+        held, self._actors[actor] = self._actors[actor], None
         self._arrived = deque(entry for entry in self._arrived if entry[0] != actor)
         if self._to_free is not None and self._to_free[0] == actor:
             self._to_free = None
-        recipe = self.recipes[actor]
-        self._closing += self.streams.cut(range(recipe.first, recipe.first + recipe.columns))
-        self.restarts[actor] += 1
-        if self.restarts[actor] > self.most_restarts:
-            raise Diverged(
-                f"actor {actor} {reason}, and had been started anew {self.most_restarts} times before; look at what "
-                "ends it, then go on with the last checkpoint."
-            )
-        self._faults.append(f"actor {actor} {reason}; its games were cut and it was started anew")
-        self._start(actor)
-
-    def _kill(self, actor: int) -> None:
-        held, self._actors[actor] = self._actors[actor], None
         if held is None:
             return
         held.pipe.close()
         with suppress(ProcessLookupError):
             os.killpg(held.process.pid, signal.SIGKILL)
         held.process.wait()
-
-    def drain(self) -> list[Episode]:
-        """Games finished since the last call."""
-        done, self._episodes = self._episodes, []
-        return done
-
-    def faults(self) -> list[str]:
-        """What went wrong since the last call and what was done, a sentence each."""
-        told, self._faults = self._faults, []
-        return told
-
-    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The rows held back and the counters; games and generators of the actors are not kept."""
-        held = {f"streams.{name}": value for name, value in self.streams.state_dict().items()}
-        return held, {"steps": self.steps, "incarnations": list(self.inbox.incarnations)}
-
-    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
-        """Put back what ``state_dict`` gave; False: the games begin anew, see ``cut``."""
-        self.steps = int(numbers["steps"])
-        prefix = "streams."
-        self.streams.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        return False
-
-    def cut(self) -> list[Chunk]:
-        """End all streams with the rows held back (after a resume)."""
-        return self.streams.cut(range(sum(recipe.columns for recipe in self.recipes)))
 
     def close(self) -> None:
         """Ask every actor to end, and kill those that have not after two seconds."""

@@ -15,7 +15,7 @@ from retorq.acting.explore import Explore
 from retorq.acting.messages import Message, joined
 from retorq.acting.pools import LocalPool
 from retorq.nn.network import Network
-from retorq.types import Trajectory
+from retorq.types import Diverged, Trajectory, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +121,13 @@ class Player:
     def close(self) -> None:
         """Close the environments."""
         self.pool.close()
+
+
+def fault(error: Exception) -> dict[str, str]:
+    """What an actor answers where it cannot go on: of a user's mistake a restart changes nothing."""
+    if isinstance(error, UserError) and not isinstance(error, Diverged):
+        return {"fault": "user", "text": str(error)}
+    return {"fault": "raised", "text": f"raised {type(error).__name__}: {error}"}
 
 
 def _halved(rows: Trajectory) -> Trajectory:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from retorq.acting.messages import episodes_as_json, pack, write
-from retorq.acting.remote import Player, Recipe
+from retorq.acting.messages import description, pack, write
+from retorq.acting.remote import Player, Recipe, fault
 from retorq.acting.shared import SharedWeights, plain
 from retorq.types import UserError
 
-_BOOT = (
+BOOT = (
     "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a.pop('path'); "
     "from retorq.acting.worker import main; main(**a)"
 )
@@ -52,13 +52,7 @@ def _serve(pipe: Connection, player: Player, memory: mmap.mmap, slots: int) -> N
             raise UserError(f"a message needs {need} bytes, and a slot has {size}; send fewer rows at a time.")
         slot = free.pop(0)
         write(memoryview(memory), placed, slot * size)
-        answer = {
-            "slot": slot,
-            "number": message.number,
-            "version": message.version,
-            "chunks": told,
-            "episodes": episodes_as_json(message.episodes),
-        }
+        answer = description(message, told) | {"slot": slot}
         pipe.send_bytes(json.dumps(answer, default=plain).encode())
 
 
@@ -87,9 +81,7 @@ def main(
             connection.send_bytes(json.dumps({"ready": os.getpid()}).encode())
             _serve(connection, player, mmap.mmap(memory, 0), slots)
         except Exception as error:
-            kind = "user" if isinstance(error, UserError) else "raised"
-            text = str(error) if kind == "user" else f"raised {type(error).__name__}: {error}"
-            connection.send_bytes(json.dumps({"fault": kind, "text": text}).encode())
+            connection.send_bytes(json.dumps(fault(error)).encode())
         finally:
             if player is not None:
                 player.close()

@@ -61,6 +61,10 @@ def actors(task: Task, run: RunOptions) -> VectorEnv | PoolMaker:
     shares = recipes(task, run)
 
     def pool(network: Network, seed: int) -> ActorPool:
+        if run.pool == "ray":
+            from retorq.acting.ray_pool import RayPool
+
+            return RayPool(shares, network, seed=seed, time_limit=run.actor_time_limit)
         return ProcessPool(
             shares, network, bytes_per_row=row_bytes(task.agent), seed=seed, time_limit=run.actor_time_limit
         )

@@ -40,8 +40,8 @@ class RunOptions:
         checkpoint_seconds: Seconds between checkpoints; one is also written at the end and when stopped.
         save_replay: Keep the replay in checkpoints; without it a resume refills it first, and is not exact.
         tensorboard: Write TensorBoard events; unset: if it is installed.
-        pool: Where acting happens: ``local``, in this process, in turn with learning (deterministic); or ``process``,
-            in processes of their own, at the same time.
+        pool: Where acting happens: ``local``, in this process, in turn with learning (deterministic); or at the
+            same time, in processes of their own: ``process``, or ``ray`` (extra dist).
         actors: Of a pool that is not local: how many share the environments (``num_envs``).
         actor_rows: Of a pool that is not local: steps of each environment per message.
         actor_time_limit: Of a pool that is not local: seconds a message may take before its actor is started anew.
@@ -55,7 +55,7 @@ class RunOptions:
     checkpoint_seconds: float = 600.0
     save_replay: bool = True
     tensorboard: bool | None = None
-    pool: Literal["local", "process"] = "local"
+    pool: Literal["local", "process", "ray"] = "local"
     actors: int = 0
     actor_rows: int = 10
     actor_time_limit: float = 60.0
@@ -73,8 +73,8 @@ class RunOptions:
         self._check_pool()
 
     def _check_pool(self) -> None:
-        if self.pool not in ("local", "process"):
-            raise UserError(f"pool is {self.pool!r}; give local or process.")
+        if self.pool not in ("local", "process", "ray"):
+            raise UserError(f"pool is {self.pool!r}; give local, process or ray.")
         for name in ("actors", "actor_rows", "actor_time_limit"):
             value = getattr(self, name)
             if self.pool == "local" and value != getattr(type(self), name):

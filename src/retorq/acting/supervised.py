@@ -1,0 +1,134 @@
+"""What pools of actors elsewhere have in common: rows in order, games, and actors that are replaced when they fail."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from retorq.acting.actor import Chunk
+from retorq.acting.messages import Inbox, Message, Streams, episodes_from_json, unpack
+from retorq.acting.remote import Recipe
+from retorq.types import Diverged, Episode
+
+START_LIMIT = 180.0
+"""Seconds an actor may take to start: imports, its environments, its network."""
+PATIENCE = 0.1
+"""Seconds that ``receive`` waits for rows before it gives the loop a chance to look at signals."""
+
+
+class Supervised(ABC):
+    """Actors elsewhere; one that dies, hangs or loses its environment is replaced by its next incarnation.
+
+    Args:
+        recipes: One per actor; together they cover the run's columns.
+        seed: One seed for all actors.
+        time_limit: Seconds an actor may take for a message.
+        most_restarts: How often one actor is started anew before the run is given up.
+    """
+
+    def __init__(self, recipes: list[Recipe], *, seed: int, time_limit: float, most_restarts: int) -> None:
+        self.recipes, self.seed, self.time_limit, self.most_restarts = recipes, seed, time_limit, most_restarts
+        self.steps = 0
+        self.versions = [-1] * len(recipes)
+        """Version of the weights that each actor last acted with."""
+        self.restarts = [0] * len(recipes)
+        self.inbox, self.streams = Inbox(len(recipes)), Streams()
+        self._episodes: list[Episode] = []
+        self._faults: list[str] = []
+        self._closing: list[Chunk] = []
+
+    @abstractmethod
+    def _start(self, actor: int) -> None:
+        """Start the next incarnation of ``actor``."""
+
+    @abstractmethod
+    def _kill(self, actor: int) -> None:
+        """End ``actor`` with all that it started; nothing if it is gone."""
+
+    @abstractmethod
+    def _next(self) -> list[Chunk]:
+        """The rows of the next message, or none."""
+
+    @abstractmethod
+    def _before(self) -> None:
+        """What is to be done before the next message."""
+
+    def receive(self) -> list[Chunk]:
+        """The rows of one message, or none if none came within ``PATIENCE`` seconds; views until the next call.
+
+        Raises:
+            UserError: an actor found something wrong that a restart would not change.
+            Diverged: an actor has been started anew too often.
+        """
+        self._before()
+        chunks, self._closing = self._closing, []
+        if not chunks:
+            chunks = self._next()
+        self.steps += sum(int((~np.asarray(rows.last, bool)).sum()) for _, rows in chunks)
+        return chunks
+
+    def _incarnate(self, actor: int) -> tuple[int, int]:
+        """The number of the actor's next incarnation, and a seed for it."""
+        incarnation = self.inbox.begin(actor)
+        seed = np.random.SeedSequence([self.seed, actor, incarnation, self.steps]).generate_state(1)[0]
+        return incarnation, int(seed) % 2**31
+
+    def _accept(self, actor: int, told: Mapping[str, Any], memory: Any, start: int = 0) -> list[Chunk]:
+        """The rows of a message, and of those that waited for it, as they go into the replay."""
+        message = Message(
+            actor=actor,
+            incarnation=told["incarnation"],
+            number=told["number"],
+            chunks=unpack(told["chunks"], memory, start),
+            episodes=episodes_from_json(told["episodes"]),
+            version=told["version"],
+        )
+        chunks: list[Chunk] = []
+        for ordered in self.inbox.accept(message):
+            self.versions[actor] = ordered.version
+            self._episodes += [replace(episode, step=self.steps) for episode in ordered.episodes]
+            chunks += self.streams.push(ordered.chunks)
+        return chunks
+
+    def _replace(self, actor: int, reason: str) -> None:
+        """End an actor, cut its streams, and start its next incarnation."""
+        self._kill(actor)
+        recipe = self.recipes[actor]
+        self._closing += self.streams.cut(range(recipe.first, recipe.first + recipe.columns))
+        self.restarts[actor] += 1
+        if self.restarts[actor] > self.most_restarts:
+            raise Diverged(
+                f"actor {actor} {reason}, and had been started anew {self.most_restarts} times before; look at what "
+                "ends it, then go on with the last checkpoint."
+            )
+        self._faults.append(f"actor {actor} {reason}; its games were cut and it was started anew")
+        self._start(actor)
+
+    def drain(self) -> list[Episode]:
+        """Games finished since the last call."""
+        done, self._episodes = self._episodes, []
+        return done
+
+    def faults(self) -> list[str]:
+        """What went wrong since the last call and what was done, a sentence each."""
+        told, self._faults = self._faults, []
+        return told
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The rows held back and the counters; games and generators of the actors are not kept."""
+        return self.streams.state_dict(), {"steps": self.steps, "restarts": list(self.restarts)}
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
+        """Put back what ``state_dict`` gave; False: the games begin anew, see ``cut``."""
+        self.steps = int(numbers["steps"])
+        self.streams.load_state_dict(tensors)
+        return False
+
+    def cut(self) -> list[Chunk]:
+        """End all streams with the rows held back (after a resume)."""
+        return self.streams.cut(range(sum(recipe.columns for recipe in self.recipes)))

@@ -91,7 +91,7 @@ def test_mistakes_are_one_sentence_and_exit_with_2(words, sentence, tmp_path, mo
         (["train", "memory", "--dry-run=yes"], "--dry-run is a switch and takes no value, but 'yes' is given"),
         (["train"], "ENV is missing; give it as the first word, as in: retorq train ENV"),
         (["eval", "nowhere", "--episdes", "3"], "option --episdes does not exist; perhaps you meant --episodes"),
-        (["eval", "nowhere", "--video", "-1"], "video is -1; give the number of games to record, 0 or more."),
+        (["eval", "nowhere", "--video", "-1"], "video is '-1'; give best, worst, median, another,"),
         (["report"], "RUN ... is missing"),
         (["list"], "WHAT is missing"),
         (["list", "agent"], "WHAT is 'agent'; give one of agents, envs, protocols, studies."),

@@ -46,7 +46,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (notes.fps, notes.stride, notes.actions, notes.bars) == (15, 1, ["do 0", "do 1"], None)
     np.testing.assert_allclose(notes.values, [[-i / 4, 1 - i / 4] for i in range(4)])
     assert notes.taken.tolist() == [1, 0, 1, 0]  # the action done at this picture led to the next one
-    np.testing.assert_allclose(notes.score, [0, 0.1, 0.3, 0.6])
+    np.testing.assert_allclose(notes.score, [0, 0.1, 0.3, 0.6, 1.0])  # the last one after the game
 
 
 def test_fixed_values_keep_their_probabilities(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_long_films_are_told_about_now_and_then(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "MOST", 10)
     notes = recorded(tmp_path / "a.mp4", count=32, found=lambda _: distribution([[1.0, 2]] * 2, [[0.5, 0.5]] * 2))
     assert notes.stride == 4
-    assert len(notes.values) == len(notes.taken) == len(notes.score) == len(notes.bars) == 8
+    assert len(notes.values) == len(notes.taken) == len(notes.score) - 1 == len(notes.bars) == 8
     np.testing.assert_allclose(notes.values[:, 0], [-index for index in range(8)])
-    np.testing.assert_allclose(notes.score[1], 1.0)
+    np.testing.assert_allclose(notes.score[[1, -1]], [1.0, 49.6])
     assert notes.taken.tolist() == [(4 * index + 1) % 2 for index in range(8)]
 
 

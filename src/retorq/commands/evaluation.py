@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import tyro
 
 from retorq.arguments import read
 from retorq.commands import program
-from retorq.types import UserError
 
 SEED = 1_000
 """Seed where none is asked for: none that training would use for its environments."""
@@ -29,9 +29,9 @@ class _Eval:
     """Games to count; None: the protocol's number."""
     seed: int = SEED
     """Seed of the evaluation's environments and actions."""
-    video: int = 0
-    """Record this many games of the protocol, of the seeds from --seed on, as RUN/videos/STEP-PROTOCOL-SEED.mp4, each
-    with what the agent made of it beside it (.json), which the report shows, too."""
+    video: tuple[str, ...] = ()
+    """Games to film: best, worst, median, or the number of a score in the record (from 0); another is one more game.
+    Writes RUN/videos/STEP-PROTOCOL-NUMBER-GAME.mp4, and what the agent made of it (.json), which the report shows."""
     device: str = "cpu"
     """Where to play: cpu, cuda or cuda:N."""
     json: bool = False
@@ -41,24 +41,31 @@ class _Eval:
 def evaluate(words: list[str]) -> int:
     """Evaluate a run."""
     asked = read(_Eval, words, program.command("eval"))
-    if asked.video < 0:
-        raise UserError(f"video is {asked.video}; give the number of games to record, 0 or more.")
     from retorq import api
+    from retorq.report.video import encoder
+    from retorq.running.again import Tape, require_choice
     from retorq.running.evaluate import file_name, protocol
 
+    filming = "--video" in words or bool(asked.video)
+    if filming:
+        encoder()
+        require_choice(asked.video)
     player = api.load(asked.run, device=asked.device)
     using = protocol(asked.protocol, player.task.env)
+    tape = None
+    if filming:
+        require_choice(asked.video, using.episodes if asked.episodes is None else asked.episodes)
+        tape = Tape()
     if not asked.json:
         number = "" if asked.episodes is None else f"; {asked.episodes} of them are asked for"
         print(f"playing by protocol {using.name}: {using.summary}{number}", flush=True)
-    record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed)
+    record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed, tape=tape)
     path = asked.run / "eval" / file_name(record, seed=None if asked.seed == SEED else asked.seed)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record) if asked.json else f"{_told(record)}\nwritten to {path}")
-    for seed in range(asked.seed, asked.seed + asked.video):
-        file = asked.run / "videos" / f"{player.step}-{using.name}-{seed}.mp4"
-        _video(player, file, using.name, seed, quiet=asked.json)
+    if tape is not None:
+        _films(player, asked, record, tape, path.stem)
     return 0
 
 
@@ -76,14 +83,23 @@ def _told(record: dict[str, Any]) -> str:
     )
 
 
-def _video(player: Any, path: Path, protocol: str, seed: int, *, quiet: bool) -> None:
-    from retorq.report.notes import Recorder
-    from retorq.report.video import write_video
+def _films(player: Any, asked: _Eval, evaluation: dict[str, Any], tape: Any, stem: str) -> None:
+    """Film the games that were asked for; ``stem`` is the name of their evaluation."""
+    from retorq.report.record import record
+    from retorq.running.again import ANOTHER, choose
 
-    path.parent.mkdir(exist_ok=True)
-    spec = player.agent.spec
-    recorder = Recorder(15, spec.action_names or [f"action {index}" for index in range(spec.actions)])
-    write_video(path, recorder.pictures(player.film(protocol=protocol, seed=seed)), fps=recorder.fps)
-    recorder.save(path.with_suffix(".json"))
-    if not quiet:
-        print(f"recorded a game in {path}")
+    def write(name: str | int, film: Any, length: int, title: str) -> None:
+        file = asked.run / "videos" / f"{stem}-{name}.mp4"
+        record(file, film, spec=player.agent.spec, length=length, title=title)
+        if not asked.json:
+            print(f"filmed {title}: {file}", flush=True)
+
+    count = evaluation["episodes"]
+    for number, name in choose([word for word in asked.video if word != ANOTHER], evaluation["scores"]).items():
+        game = tape.game(number, evaluation)
+        which = f"the {name} of {count} games (number {number})" if name else f"game {number} of {count}"
+        write(number, player.again(game), game.length, f"{which}, score {game.score:g}")
+    if ANOTHER in asked.video:
+        length = int(median(evaluation["lengths"])) if count else 1000
+        film = player.film(protocol=evaluation["protocol"], seed=asked.seed + 1)
+        write(ANOTHER, film, length, "a game besides those evaluated")

@@ -2,8 +2,9 @@
 
 ``videos/NAME.json`` belongs to ``videos/NAME.mp4``. It holds, for every ``stride``-th picture: ``values`` (what acting
 maximizes, a list per picture), ``taken`` (the index of the action done next, -1 after the last step), ``score`` (raw
-rewards so far), and, where the agent learns distributions, ``bars``: how much of each action's distribution lies in
-each of ``bins`` equal parts of ``low`` to ``high``, as bytes (255: all of it) ``[pictures, actions, bins]`` in base64.
+rewards so far, also of the pictures after the last action, which have no values), ``title`` (which game it is), and,
+where the agent learns distributions, ``bars``: how much of each action's distribution lies in each of ``bins`` equal
+parts of ``low`` to ``high``, as bytes (255: all of it) ``[pictures, actions, bins]`` in base64.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LEVELS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
-    """The file as arrays: ``values [P, A]``, ``taken [P]``, ``score [P]``, ``bars [P, A, bins]`` uint8 or None."""
+    """The file as arrays: ``values [P, A]``, ``taken [P]``, ``score [>= P]``, ``bars [P, A, bins]`` uint8 or None."""
 
     fps: float
     stride: int
@@ -41,6 +42,7 @@ class Notes:
     values: np.ndarray
     taken: np.ndarray
     score: np.ndarray
+    title: str = ""
     low: float = 0.0
     high: float = 1.0
     bars: np.ndarray | None = None
@@ -49,8 +51,8 @@ class Notes:
 class Recorder:
     """Lets the pictures of a film through and keeps what the agent made of them."""
 
-    def __init__(self, fps: float, actions: Sequence[str]) -> None:
-        self.fps, self.actions = fps, list(actions)
+    def __init__(self, fps: float, actions: Sequence[str], title: str = "") -> None:
+        self.fps, self.actions, self.title = fps, list(actions), title
         self._values: list[np.ndarray] = []
         self._done: list[int] = []
         self._rewards: list[float] = []
@@ -90,10 +92,11 @@ class Recorder:
             "format": 1,
             "fps": self.fps,
             "stride": stride,
+            "title": self.title,
             "actions": self.actions,
             "values": [[float(f"{v:.5g}") for v in row] for row in self._values[::stride]],
             "taken": taken,
-            "score": np.cumsum(self._rewards)[: len(self._values) : stride].round(6).tolist(),
+            "score": self._scores(stride),
         }
         if self._shapes:
             low, high, bars = self._bars(stride)
@@ -101,6 +104,12 @@ class Recorder:
             record["bars"] = base64.b64encode(bars.tobytes()).decode("ascii")
         write_text(path, json.dumps(record, separators=(",", ":")))
         return True
+
+    def _scores(self, stride: int) -> list[float]:
+        """Rewards so far: of every picture that is told about, and, where the game ends after it, of the last."""
+        scores = np.cumsum(self._rewards).round(6)
+        last = scores[-1:] if len(scores) > len(self._values) else scores[:0]
+        return [*scores[: len(self._values) : stride].tolist(), *last.tolist()]
 
     def _bars(self, stride: int) -> tuple[float, float, np.ndarray]:
         """Range and probabilities in bytes, rounded up so that the smallest can be seen."""
@@ -127,8 +136,14 @@ def load_notes(video: Path) -> Notes | None:
         actions = [str(name) for name in record["actions"]]
         values = np.array(record["values"], np.float64)
         taken, score = np.array(record["taken"], np.int64), np.array(record["score"], np.float64)
-        good: Any = values.shape == (len(taken), len(actions)) and len(taken) == len(score) > 0
-        good = good and np.isfinite(values).all() and (taken < len(actions)).all()
+        good: Any = values.shape == (len(taken), len(actions)) and 0 < len(taken) <= len(score)
+        good = (
+            good
+            and score.ndim == 1
+            and np.isfinite(score).all()
+            and np.isfinite(values).all()
+            and (taken < len(actions)).all()
+        )
         rest: dict[str, Any] = {}
         if "bars" in record:
             raw = np.frombuffer(base64.b64decode(record["bars"], validate=True), np.uint8)
@@ -142,6 +157,7 @@ def load_notes(video: Path) -> Notes | None:
             values=values,
             taken=taken,
             score=score,
+            title=str(record.get("title", "")),
             **rest,
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

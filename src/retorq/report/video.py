@@ -28,6 +28,15 @@ def enlarge(frame: np.ndarray, smallest: int = SMALLEST) -> np.ndarray:
     return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
 
 
+def encoder() -> Any:
+    """What writes frames; raises UserError if imageio-ffmpeg is missing."""
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise UserError("video needs imageio-ffmpeg, which is not installed: pip install 'retorq[video]'") from None
+    return imageio_ffmpeg.write_frames
+
+
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     """Write uint8 RGB frames ``[H, W, 3]``, all of one size, as an MP4 with ``fps`` frames per second.
 
@@ -35,10 +44,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     only when it is complete. Raises UserError if imageio-ffmpeg is missing, there is no frame, a frame has another
     shape or type, ``fps`` is not above 0, or the encoder fails.
     """
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise UserError("video needs imageio-ffmpeg, which is not installed: pip install 'retorq[video]'") from None
+    make_writer = encoder()
     if not 0 < fps <= 1000:
         raise UserError(f"fps {fps} is not a frame rate: use a number above 0, for example 30")
     path = Path(path)
@@ -49,7 +55,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.part.mp4")
     height, width = first.shape[:2]
-    writer = imageio_ffmpeg.write_frames(
+    writer = make_writer(
         str(part),
         (width, height),
         fps=fps,

@@ -24,6 +24,8 @@ from retorq.types import Step, Tree, UserError, VectorEnv
 
 NAMED = ("best", "worst", "median")
 """Games that are chosen by their scores."""
+ANOTHER = "another"
+"""One more game, filmed while it is played: for environments that do not repeat theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,22 @@ class Tape:
                 found[number[column]] = (int(column), at + 1 if self._same_step else at + 2)
             fresh = ended & ~broken & (not self._same_step)
         return found
+
+
+def require_choice(words: Sequence[str], episodes: int = 0) -> None:
+    """Refuse what ``choose`` could not mean, before anything is played; ``episodes`` is 0 while it is not known.
+
+    Raises UserError.
+    """
+    if not words:
+        raise UserError(f"video names no game; give {', '.join(NAMED)}, {ANOTHER}, or the number of a game.")
+    for word in words:
+        if word not in (*NAMED, ANOTHER) and not word.isdecimal():
+            raise UserError(
+                f"video is {word!r}; give {', '.join(NAMED)}, {ANOTHER}, or the number of a game, counted from 0."
+            )
+        if word.isdecimal() and 0 < episodes <= int(word):
+            raise UserError(f"video is {word!r}, but {episodes} games will be played; give 0 to {episodes - 1}.")
 
 
 def choose(words: Sequence[str], scores: Sequence[float]) -> dict[int, str]:

@@ -23,8 +23,9 @@ class Agent:
     ``samples_per_step`` is the replay ratio: rows trained per step acted. ``warmup`` is in agent steps;
     ``publish_period`` in updates. ``refresh`` is how many rows have their stored recurrent states computed anew per row
     trained (0: none); ``discrepancy_period`` is in updates: how often what stale states do to the values is measured
-    (``losses.discrepancy``; 0: never). ``notes`` are sentences about choices made by themselves, printed when a run
-    starts.
+    (``losses.discrepancy``; 0: never). ``tell_values``: actors write down their values, for first priorities;
+    ``trim_period`` is in updates: how often the replay is cut back to its capacity (0: it never holds more). ``notes``
+    are sentences about choices made by themselves, printed when a run starts.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Agent:
     precision: str = "fp32"
     refresh: float = 0.0
     discrepancy_period: int = 100
+    tell_values: bool = False
+    trim_period: int = 0
     notes: tuple[str, ...] = ()
 
     @property

@@ -30,5 +30,6 @@ def actor(
         stack=made.stack,
         samples=made.action_samples,
         precision=made.precision,
+        tell_values=made.tell_values,
         seed=seed,
     )

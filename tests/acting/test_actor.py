@@ -312,3 +312,29 @@ def test_columns_explore_each_by_itself():
 def _features(actor):
     features, _ = actor.network.unroll(actor._inputs(), actor.state, torch.Generator().manual_seed(0))
     return features, None, torch.Generator().manual_seed(0)
+
+
+@pytest.mark.usefixtures("sample_envs")
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_an_actor_tells_what_it_thought_of_each_row(mode):
+    """The value of the action taken, random or not, and of the best one; nothing where nobody acted."""
+    env = counting(mode)
+    actor = actor_of(env, epsilon=0.5, tell_values=True)
+    silent = 0
+    for _ in range(60):
+        for columns, rows in actor.collect(1):
+            value, highest = rows.extras["value"][0], rows.extras["highest"][0]
+            assert value.dtype == highest.dtype == np.float32
+            if len(columns) == env.columns and not np.isnan(highest).any():
+                live = ~rows.last[0]
+                taken = actor.values.numpy()[np.arange(env.columns), rows.action[0]]
+                np.testing.assert_array_equal(value[live], taken[live])
+                np.testing.assert_array_equal(highest, actor.values.numpy().max(-1))
+            else:
+                silent += 1
+                assert np.isnan(value).all()
+                assert rows.last.all()
+    assert (silent > 0) is (mode == "SameStep")
+    [(_, ending)] = actor.cut()
+    assert np.isnan(ending.extras["highest"]).all()
+    assert "value" not in actor_of(counting(mode)).collect(1)[0][1].extras

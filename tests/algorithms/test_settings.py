@@ -94,6 +94,10 @@ def _started(agent, value):
     return start == ("stored" if value.startswith("stored") else "zero", value == "whole", value == "whole")
 
 
+def _first_priorities(agent, value):
+    return (agent.tell_values, agent.layout.values, replay("first_errors")(agent) is not None) == (value,) * 3
+
+
 def _widths(layers):
     return tuple(m.out_features for m in layers if isinstance(m, torch.nn.Linear))
 
@@ -197,6 +201,8 @@ SETTINGS = {
     "priority_beta_final": Setting((0.75,), _priority("beta_final"), BY_PRIORITY),
     "priority_error": Setting(("loss",), _loss("error"), BY_PRIORITY),
     "priority_eta": Setting((0.5,), _priority("eta"), BY_PRIORITY),
+    "actor_priorities": Setting(SWITCH, _first_priorities, BY_PRIORITY),
+    "trim_period": Setting((7, 0), lambda a, v: a.trim_period == v and (replay("surplus")(a) > 0) is (v > 0)),
     "precision": Setting(("bf16",), lambda a, v: learner("precision")(a) == a.precision == v),
     "cuda_graph": Setting((True,), is_(learner("cuda_graph"))),
     "publish_period": Setting((3,), is_(lambda a: a.publish_period)),

@@ -28,6 +28,8 @@ class Actor:
         stack: Images to stack on the channel axis.
         samples: Quantile samples to act with (None: the head's own number).
         precision: ``"bf16"`` for matrix products in bfloat16.
+        tell_values: Write down, as ``extras["value"]`` and ``extras["highest"]``, the value of the action taken and of
+            the best one: what first priorities are made of (Ape-X, section 3). NaN where nobody acted.
         device: Where the network is.
         seed: One seed for environments, random actions, quantile fractions and the noise of noisy layers.
     """
@@ -42,9 +44,11 @@ class Actor:
         stack: int = 1,
         samples: int | None = None,
         precision: str = "fp32",
+        tell_values: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
+        self.tell_values = tell_values
         self.env, self.network, self.explore, self.total = env, network, explore, total
         self.stack, self.samples, self.precision, self.seed = stack, samples, precision, seed
         self.device = torch.device(device)
@@ -129,7 +133,7 @@ class Actor:
             terminated=(step.terminated & live)[None],
             truncated=((step.truncated & live) | broken)[None],
             last=final_row[None],
-            extras=self._extras(self.state),
+            extras=self._extras(self.state) | self._told(action),
         )
         self.steps += int(live.sum())
         now["score"] += reward
@@ -155,6 +159,18 @@ class Actor:
         return Inputs(observation=dict(observation), **{k: self._now[k].copy() for k in _INPUT_FIELDS}).map(
             lambda a: a[None]
         )
+
+    def _told(self, action: np.ndarray) -> Tree:
+        """What the network thinks of this row and of the action taken in it, ``[1, B]`` each, if that is asked for."""
+        if not self.tell_values or self.values is None:
+            return {}
+        values = self.values.cpu().numpy()
+        return {"value": values[np.arange(len(action)), action][None], "highest": values.max(-1)[None]}
+
+    def _silence(self, columns: int) -> Tree:
+        """The same where the network was not asked."""
+        nothing = np.full((1, columns), np.nan, np.float32)
+        return {"value": nothing, "highest": nothing} if self.tell_values else {}
 
     def _extras(self, state: Tree) -> Tree:
         return {f"state.{name}": value.unsqueeze(0) for name, value in state.items()}
@@ -190,7 +206,8 @@ class Actor:
             terminated=flags,
             truncated=flags,
             last=~flags,
-            extras=self._extras({k: v[torch.from_numpy(columns).to(v.device)] for k, v in self.state.items()}),
+            extras=self._extras({k: v[torch.from_numpy(columns).to(v.device)] for k, v in self.state.items()})
+            | self._silence(len(columns)),
         )
         return columns, row
 
@@ -217,7 +234,7 @@ class Actor:
             terminated=zeros,
             truncated=~zeros,
             last=~zeros,
-            extras=self._extras(self.state),
+            extras=self._extras(self.state) | self._silence(self.env.columns),
         )
         self._count(np.zeros(self.env.columns, bool), ~now["last"])
         self.seed = int(self.generator.integers(2**31))

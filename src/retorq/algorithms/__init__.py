@@ -19,6 +19,7 @@ AGENTS: dict[str, str] = {
     "rainbow": "retorq.algorithms.rainbow",
     "drqn": "retorq.algorithms.drqn",
     "r2d2": "retorq.algorithms.r2d2",
+    "apex_dqn": "retorq.algorithms.apex_dqn",
 }
 """Name of the agent: module that holds it."""
 

@@ -97,6 +97,7 @@ NOT_NEGATIVE = frozenset(
         "burn_in",
         "warmup",
         "epsilon_steps",
+        "trim_period",
         "epsilon_exponent",
         "rescale_epsilon",
         "kappa",

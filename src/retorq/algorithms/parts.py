@@ -9,7 +9,15 @@ from typing import Any
 from retorq.agent import Agent
 from retorq.algorithms import settings
 from retorq.algorithms.checks import refuse
-from retorq.algorithms.settings import IQN, FeedForward, LadderEpsilon, LinearEpsilon, Recurrent, Settings
+from retorq.algorithms.settings import (
+    IQN,
+    FeedForward,
+    LadderEpsilon,
+    LinearEpsilon,
+    ManyActors,
+    Recurrent,
+    Settings,
+)
 from retorq.learner import Learner, Loss
 from retorq.losses.munchausen import Munchausen
 from retorq.losses.q_learning import QLearning
@@ -139,14 +147,16 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
     assert isinstance(config, LinearEpsilon | LadderEpsilon)
     explore, notes = config.exploration(config.num_envs, config.warmup)
     state = {name: tuple(value.shape[1:]) for name, value in network.initial_state(1).items()}
-    layout = Layout(spec=spec, state=state, period=window.period)
+    many = config if isinstance(config, ManyActors) and config.prioritized else None
+    told = many is not None and many.actor_priorities
+    layout = Layout(spec=spec, state=state, period=window.period, values=told)
     return Agent(
         name=name,
         config=config,
         spec=spec,
         network=network,
         learner=_learner(config, network, loss),
-        replay=_replay(config, network, layout, window),
+        replay=_replay(config, network, loss, layout, window),
         explore=explore,
         layout=layout,
         window=window,
@@ -160,6 +170,8 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
         action_samples=config.action_samples if isinstance(config, settings.IQN) else None,
         precision=config.precision,
         refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
+        tell_values=told,
+        trim_period=many.trim_period if many is not None else 0,
         notes=notes,
     )
 
@@ -181,11 +193,15 @@ def _learner(config: Settings, network: Network, loss: Loss) -> Callable[..., Le
     )
 
 
-def _replay(config: Settings, network: Network, layout: Layout, window: Window) -> Callable[..., Replay]:
+def _replay(config: Settings, network: Network, loss: Loss, layout: Layout, window: Window) -> Callable[..., Replay]:
     eta, what = 0.0, dict[str, Any]()
     if isinstance(config, Recurrent):
         eta = config.priority_eta
         what = {"start": "stored" if config.start_state.startswith("stored") else "zero", "draw": config.draw}
+    if isinstance(config, ManyActors) and config.prioritized:
+        assert isinstance(loss, QLearning)
+        what["first_errors"] = loss.first_errors if config.actor_priorities else None
+        what["surplus"] = config.SURPLUS if config.trim_period else 0.0
     priorities = Priorities(
         exponent=config.priority_exponent, beta=config.priority_beta, beta_final=config.priority_beta_final, eta=eta
     )

@@ -70,6 +70,8 @@ class Settings:
             sensible_support(self)
         if isinstance(self, RiskAttitude):
             sensible_risk(self)
+        if isinstance(self, ManyActors):
+            unused(self, "prioritized", "actor_priorities", "trim_period")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,17 @@ class LadderEpsilon:
             f"one environment has no epsilon ladder: epsilon falls linearly from 1 to {final:g} in a tenth of the run"
         )
         return Linear(columns=1, final=final, warmup=warmup), (note,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyActors:
+    """What Ape-X (Horgan et al. 2018) adds to a prioritized replay for many actors."""
+
+    actor_priorities: bool = True  # first priorities from the actor's own values, instead of the highest so far
+    trim_period: int = 100  # updates between cuts back to replay_size, a soft cap; 0: a hard one
+
+    SURPLUS = 0.1
+    """Share of replay_size that a soft cap may be exceeded by; beyond it, the oldest rows are overwritten at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

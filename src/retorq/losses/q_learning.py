@@ -12,7 +12,7 @@ from retorq.nn.cores import Features
 from retorq.nn.network import Network, clip_reward
 from retorq.ops.returns import n_step
 from retorq.types import Batch, Inputs, LossOutput, Tree
-from retorq.values import greedy
+from retorq.values import Scalars, greedy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,29 @@ class QLearning:
         mask = ~last if not self.within else last.cumsum(0) == 0
         carried = state if self.carry else {}
         return regressed(online, values, action, goal, mask, kappa=self.kappa, error=self.error, state=carried)
+
+    def first_errors(self, told: Tree) -> tuple[Tensor, Tensor]:
+        """Errors of windows that are new, from what their actor thought when it played (Horgan et al. 2018, section 3).
+
+        ``|h(R + g * h_inverse(highest[index])) - value|`` with the actor's own values: no target network, no double Q.
+
+        Args:
+            told: ``reward``, ``terminated``, ``last``, ``value`` and ``highest`` of the learned rows and those ahead,
+                each ``[length + n, B]``.
+
+        Returns:
+            Error and mask ``[length, B]``; the error is NaN where the actor's network was not asked.
+        """
+        discount = self.gamma * (~told["terminated"]).float()
+        reward, last = clip_reward(told["reward"], self.clip), told["last"]
+        total, remaining, index = (x[: self.length] for x in n_step(reward, discount, last, self.n))
+        ahead = told["highest"].gather(0, index)
+        # Where nothing is bootstrapped, nobody need have been asked.
+        ahead = torch.where(remaining > 0, ahead, 0.0)
+        best = Scalars(ahead.unsqueeze(-1))
+        goal = best.bellman(torch.zeros_like(index), total, remaining, self.rescale)
+        mask = last[: self.length].cumsum(0) == 0 if self.within else ~last[: self.length]
+        return (goal - told["value"][: self.length]).abs(), mask
 
     def _sequences(
         self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None

@@ -69,6 +69,9 @@ class Replay:
         device: Where the rows live.
         seed: Seed of the sampling generator.
         start: What ``Batch.state`` is: the stored state, or the initial one (zeros).
+        first_errors: Makes errors and mask ``[length, B]`` of what actors thought of new windows (``Storage.told``);
+            their priorities come of these instead of the highest priority so far. Needs ``layout.values``.
+        surplus: Share of ``capacity`` that may be held beyond it until ``trim`` is called (Ape-X's soft cap).
         draw: See above; whole games need ``window.within``, no burn-in, and ``start="zero"``.
 
     Raises:
@@ -89,6 +92,8 @@ class Replay:
         device: torch.device | str = "cpu",
         seed: int = 0,
         start: Literal["stored", "zero"] = "stored",
+        first_errors: Callable[[Tree], tuple[Tensor, Tensor]] | None = None,
+        surplus: float = 0.0,
         draw: Literal["row", "episode", "walk"] = "row",
     ) -> None:
         require_capacity(capacity, window, columns)
@@ -96,11 +101,17 @@ class Replay:
             raise ValueError(f"draw is {draw!r}: give a window within games, no burn-in, start zero and no priorities")
         if initial_state is None and (start == "zero" or window.within):
             raise ValueError("windows that begin with an empty memory need initial_state")
+        if (first_errors is not None or surplus) and priorities is None:
+            raise ValueError("first_errors and surplus are of a prioritized replay: give priorities")
+        if surplus and window.within:
+            raise ValueError("surplus is of windows that may begin anywhere, and these lie within games")
         self.window, self.stack, self.priorities, self.draw = window, stack, priorities, draw
+        self.first_errors, self.cap = first_errors, capacity // columns
         self.initial_state, self.start = initial_state, start
-        self.storage = Storage(layout, columns, capacity // columns, device)
+        self.storage = Storage(layout, columns, int(self.cap * (1 + surplus)), device)
         self.generator = np.random.default_rng(seed)
         self.uniform = Uniform()
+        self._trimmed = np.zeros(columns, np.int64)  # rows below this begin no window any more
         self.slots = self.storage.rows // window.period
         self.prioritized: Prioritized | None = None
         self.within: Within | None = None
@@ -174,7 +185,7 @@ class Replay:
             row = trajectory.part(t, t + 1)
             self.storage.append(columns, row, {name: value[t : t + 1] for name, value in state.items()})
             if self.within is not None:
-                self.within.admit(columns, written[columns], begins[t], last[t])
+                self._prioritize(*self.within.admit(columns, written[columns], begins[t], last[t]))
             elif self.games is not None:
                 self.games.note(columns, written[columns] - 1, begins[t], last[t])
             else:
@@ -205,6 +216,31 @@ class Replay:
             new[new] = ~self.storage.last(columns[new], start[new])
         if new.any():
             self.prioritized.add(self._leaf(columns[new], start[new]))
+            self._prioritize(columns[new], start[new])
+
+    def _prioritize(self, column: Ints, row: Ints) -> None:
+        """Give windows that are new the priorities their actors' thoughts make; those nobody thought of keep theirs."""
+        if self.first_errors is None or not len(row):
+            return
+        told = self.storage.told(column, self._learned(row), self.window.length + self.window.ahead)
+        priority = self._priority(*self.first_errors(told))
+        known = np.isfinite(priority)
+        self._reprioritize(column[known], row[known], priority[known])
+
+    def _learned(self, row: Ints) -> Ints:
+        """First learned row of the windows that are named by ``row [n]``."""
+        return row if self.window.within else row + self.window.burn_in
+
+    def trim(self) -> None:
+        """Let go of the windows that begin in the oldest rows of each column, beyond the capacity."""
+        assert self.prioritized is not None
+        stop = self.storage.written - self.cap
+        start = np.maximum(self.storage.oldest, self._trimmed)
+        for column in np.flatnonzero(stop > start):
+            first = -(-start[column] // self.window.period) * self.window.period
+            rows = np.arange(first, stop[column], self.window.period)
+            self.prioritized.remove(self._leaf(np.full(len(rows), column), rows))
+        self._trimmed = np.maximum(stop, 0)
 
     def sample(self, size: int, progress: float = 0.0) -> Batch:
         """``size`` windows, with replacement. ``progress`` in [0, 1] moves the importance exponent."""
@@ -307,16 +343,25 @@ class Replay:
             return
         if self.prioritized is None or self.priorities is None:
             return
+        self._reprioritize(keys[:, 0], keys[:, 1], self._priority(error, mask))
+
+    def _priority(self, error: Tensor, mask: Tensor) -> np.ndarray:
+        """Priorities ``[B]`` of windows with the errors ``[T, B]``."""
+        assert self.priorities is not None
         valid = mask.float()
         error = torch.where(valid > 0, error.float(), 0.0)
         highest, mean = error.amax(0), error.sum(0) / valid.sum(0).clamp(min=1)
-        priority = (self.priorities.eta * highest + (1 - self.priorities.eta) * mean).cpu().numpy()
-        column, start = keys[:, 0], keys[:, 1]
+        priority: np.ndarray = (self.priorities.eta * highest + (1 - self.priorities.eta) * mean).cpu().numpy()
+        return priority
+
+    def _reprioritize(self, column: Ints, row: Ints, priority: np.ndarray) -> None:
+        """Give windows new priorities ``[n]``; those no longer held change nothing."""
         if self.within is not None:
-            self.within.update(column, start, priority, self.storage.written)
+            self.within.update(column, row, priority, self.storage.written)
             return
-        held = start >= self._range()[0][column]  # another window may have taken the place of one that is gone
-        self.prioritized.update(self._leaf(column[held], start[held]), priority[held])
+        assert self.prioritized is not None
+        held = row >= self._range()[0][column]  # another window may have taken the place of one that is gone
+        self.prioritized.update(self._leaf(column[held], row[held]), priority[held])
 
     @property
     def clamped(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from retorq.types import EnvSpec, Inputs, Trajectory, Tree
 
+TOLD = ("value", "highest")
 FLAGS = ("first", "terminated", "truncated", "last")  # bit 0..3 of the flags byte
 
 
@@ -28,6 +29,8 @@ class Layout:
     state: Mapping[str, tuple[int, ...]]
     period: int = 1
     state_dtype: torch.dtype = torch.float16
+    values: bool = False
+    """Keep what the actor thought of each row: the value of its action and of the best one."""
 
     def fields(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and data type of every field of a row."""
@@ -43,6 +46,7 @@ class Layout:
             "previous_reward": ((), torch.float32),
             "elapsed": ((), torch.int32),
             "flags": ((), torch.uint8),
+            **(dict.fromkeys(TOLD, ((), torch.float32)) if self.values else {}),
         }
 
     def bytes_per_row(self) -> float:
@@ -100,6 +104,8 @@ class Storage:
             "elapsed": inputs.elapsed,
             "flags": flags,
         } | {f"observation.{name}": value for name, value in inputs.observation.items()}
+        if self.layout.values:
+            values |= {name: row.extras[name] for name in TOLD}
         for name, value in values.items():
             self.arrays[name][at] = _tensor(value).to(self.device, self.arrays[name].dtype)
         on_grid = position % self.layout.period == 0
@@ -165,6 +171,21 @@ class Storage:
             known = (elapsed >= back).reshape(*elapsed.shape, *([1] * (older.dim() - 2)))
             images.append(older * known)
         return torch.cat(images[::-1], dim=2)
+
+    def told(self, column: np.ndarray, start: np.ndarray, rows: int) -> Tree:
+        """What first priorities are made of, of ``rows`` rows from absolute row ``start [n]`` of ``column [n]``.
+
+        Returns:
+            ``reward``, ``terminated``, ``last``, ``value`` and ``highest``, each ``[rows, n]``.
+        """
+        flat = (start[None, :] + np.arange(rows)[:, None]) % self.rows * self.columns + column[None, :]
+        index = torch.from_numpy(flat.reshape(-1)).to(self.device)
+        taken = {
+            name: self.arrays[name].flatten(0, 1).index_select(0, index).unflatten(0, flat.shape)
+            for name in ("reward", "flags", *TOLD)
+        }
+        flags = taken.pop("flags")
+        return taken | {name: (flags >> FLAGS.index(name) & 1).bool() for name in ("terminated", "last")}
 
     def state(self, column: np.ndarray, start: np.ndarray) -> Tree:
         """Recurrent state before absolute row ``start [n]`` (on the grid) of ``column [n]``, float32 ``[n, ...]``."""

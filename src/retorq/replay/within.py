@@ -68,8 +68,12 @@ class Within:
         gone = (grid % self.window.period == 0) & ~self.begins(column, row)
         self.sampler.remove(self._leaf(column[gone], row[gone]))
 
-    def admit(self, column: Ints, written: Ints, begins: Flags, last: Flags) -> None:
-        """After the row ``written - 1`` of each ``column``: mark it, and admit the start whose window is complete."""
+    def admit(self, column: Ints, written: Ints, begins: Flags, last: Flags) -> tuple[Ints, Ints]:
+        """After the row ``written - 1`` of each ``column``: mark it, and admit the start whose window is complete.
+
+        Returns:
+            Column and row of the starts that are new.
+        """
         newest = written - 1
         self._marks[newest % self.rows, column] = begins * BEGINS + last * LAST
         row = written - self._needs
@@ -79,6 +83,7 @@ class Within:
         new = (mark & LAST == 0) & ((mark & BEGINS > 0) | reached & (grid % self.window.period == 0))
         if new.any():
             self.sampler.add(self._leaf(column[new], row[new]))
+        return column[new], row[new]
 
     def sample(self, size: int, generator: np.random.Generator, written: Ints) -> tuple[Ints, Ints, Floats]:
         """Column, first learned row and probability of ``size`` starts, ``[size]`` each."""

@@ -63,6 +63,7 @@ class Trainer:
                     stack=agent.stack,
                     samples=agent.action_samples,
                     precision=agent.precision,
+                    tell_values=agent.tell_values,
                     device=device,
                     seed=of_actor,
                 )
@@ -127,6 +128,8 @@ class Trainer:
         self.replay.update(batch.keys, error, mask, state)
         if self.refresh is not None:
             self._refresh(self.refresh)
+        if self.agent.trim_period and self.learner.updates % self.agent.trim_period == 0:
+            self.replay.trim()
         if self.learner.updates % self.agent.publish_period == 0:
             self.pool.publish(self.learner.online, self.learner.updates)
         self.updates_summed += 1

@@ -1,0 +1,120 @@
+"""Runs whose actors are in other processes: they learn at the asked ratio, stop, and go on."""
+
+import json
+import os
+import signal
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from tests.small import SETTINGS, agent, command, flags
+
+import retorq
+from retorq.envs.options import EnvOptions
+from retorq.running.actors import ENTRY, actors, recipes, row_bytes
+from retorq.running.train import RunOptions, Task
+from retorq.running.trainer import Trainer
+from retorq.types import UserError
+
+
+def task(**changes):
+    return Task(env="memory", agent=agent("memory", **changes), options=EnvOptions(), preset="toy")
+
+
+def test_environments_are_shared_out_equally():
+    shares = recipes(task(num_envs=6), RunOptions(steps=100, pool="process", actors=3, actor_rows=7))
+    assert [(share.first, share.columns, share.rows, share.entry) for share in shares] == [
+        (0, 2, 7, ENTRY),
+        (2, 2, 7, ENTRY),
+        (4, 2, 7, ENTRY),
+    ]
+    json.dumps(shares[0].as_json())
+    with pytest.raises(UserError, match=r"actors is 4, but num_envs is 6, .* divides num_envs"):
+        actors(task(num_envs=6), RunOptions(steps=100, pool="process", actors=4))
+
+
+def test_a_recipe_builds_the_same_agent_elsewhere():
+    here = task()
+    [share] = recipes(here, RunOptions(steps=100, pool="process", actors=1))
+    there = share.build(5)
+    assert str(there.network) == str(here.agent.network)
+    assert there.explore == here.agent.explore
+    assert (there.total, there.env.columns, there.seed) == (100, 2, 5)
+    there.env.close()
+    assert row_bytes(here.agent) > here.agent.layout.bytes_per_row()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"actors": 2}, "actors is 2, but pool is local"),
+        ({"actor_rows": 3}, "actor_rows is 3, but pool is local"),
+        ({"pool": "process"}, "actors is 0; give the number of actors, at least 1"),
+        ({"pool": "cloud"}, "pool is 'cloud'; give local, process or ray"),
+        ({"pool": "process", "actors": 2, "actor_rows": 0}, "actor_rows is 0; give at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(wrong, sentence):
+    with pytest.raises(UserError, match=sentence):
+        RunOptions(steps=100, **wrong)
+
+
+def test_a_run_with_actors_elsewhere_stops_and_goes_on(tmp_path):
+    """All its steps are counted once, and each is learned from as often as asked."""
+    run = tmp_path / "run"
+    settings = {**SETTINGS, "num_envs": 4, "replay_size": 400, "replay_ratio": 2.0, "warmup": 60}
+    words = [
+        "train", "memory", "--agent", "recurrent_iqn", *flags(**settings), "--steps", 1500, "--run", run,
+        "--pool", "process", "--actors", 2, "--actor-rows", 5, "--log-every", 100,
+    ]  # fmt: skip
+    code, _out, err = command(*words)
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = rows[-1]
+    assert last["step"] >= 1500
+    learned = (last["step"] - 60) * 2.0
+    assert last["updates"] * 8 == pytest.approx(learned, rel=0.05)  # batches of 2 sequences of 4
+    assert all(one["step"] < other["step"] for one, other in pairwise(rows))
+    episodes = [json.loads(line) for line in (run / "episodes.jsonl").read_text().splitlines()]
+    assert {episode["column"] for episode in episodes} == {0, 1, 2, 3}
+
+    code, _, err = command(*[2500 if word == 1500 else word for word in words])
+    assert (code, "steps" in err) == (3, True)
+    with pytest.raises(UserError, match="pool cannot change"):
+        retorq.api.resume(run, pool="local")
+
+
+def test_a_stopped_run_goes_on_with_new_games_and_says_so(tmp_path, monkeypatch, capsys):
+    """Streams that were open are closed by the rows held back, so that no game is spliced to another."""
+    settings = {**SETTINGS, "num_envs": 4, "replay_size": 4_000, "warmup": 60}
+    settings |= {"preset": "toy", "pool": "process", "actors": 2, "actor_rows": 5, "log_every": 100, "steps": 1200}
+    step = Trainer.step
+
+    def stopping(self):
+        step(self)
+        if self.steps >= 500:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+    assert retorq.train("memory", run=tmp_path / "run", say=print, **settings).code == 75
+    monkeypatch.setattr(Trainer, "step", step)
+    seen = []
+    load = Trainer.load
+
+    def loading(self, *arguments, **keywords):
+        exact = load(self, *arguments, **keywords)
+        storage = self.replay.storage
+        ends = [bool(storage.last(np.array([c]), storage.written[[c]] - 1)[0]) for c in range(4)]
+        seen.append((exact, ends, self.steps))
+        return exact
+
+    monkeypatch.setattr(Trainer, "load", loading)
+    assert retorq.train("memory", run=tmp_path / "run", say=print, **settings).code == 0
+    [(exact, ends, steps)] = seen
+    assert (exact, ends) == (False, [True] * 4)
+    assert steps >= 500
+    out = capsys.readouterr().out
+    assert "going on at step" in out
+    assert "new games were begun" in out
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] >= 1200

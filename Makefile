@@ -23,9 +23,14 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
+# What goes on with the run, in the words that began it: the program names it at its end.
+said = $(if $(filter-out file,$(origin $(1))), $(1)=$(if $(word 2,$($(1))),'$($(1))',$($(1))))
+train: export RETORQ_AGAIN = make train$(call said,GAME)$(call said,AGENT)$(call said,PRESET)$(call said,RUN)$(call said,ARGS)
 train: $(VENV)/.ready-train ## learn Atari Pong into runs/pong; Ctrl-C saves, the same command goes on
-	@# 75: stopped and resumable, which is no failure
-	$(BIN)/retorq train $(GAME) --agent $(AGENT) --preset $(PRESET) --run $(RUN) $(ARGS) || test $$? -eq 75
+	@# Ctrl-C reaches this shell and make, too: both must wait for the program, and neither has to say more than it did.
+	@# 75: stopped and resumable; 130: stopped before there was anything to save.
+	@trap : INT; $(BIN)/retorq train $(GAME) --agent $(AGENT) --preset $(PRESET) --run $(RUN) $(ARGS); \
+		case $$? in (0|75|130) ;; (*) exit $$? ;; esac
 
 test: $(VENV)/.ready-test ## the fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)

@@ -16,6 +16,7 @@ CASES = [
     ("drqn", {"start_state": "whole"}, {"burn_in", "sequences"}),
     ("r2d2", {"num_envs": 1}, {"epsilon_start", "epsilon_exponent", "epsilon_fraction", "epsilon_steps"}),
     ("r2d2", {"num_envs": 2, "epsilon_start": 0.4, "epsilon_final": 0.4}, {"epsilon_fraction"}),
+    ("apex_dqn", {"num_envs": 2, "epsilon_final": 0.9}, {"epsilon_fraction", "publish_period"}),
     ("dqn", {"epsilon_start": 0.3, "epsilon_final": 0.3}, {"epsilon_steps"}),
     ("dqn", {"precision": "fp32", "publish_period": 3}, {"publish_period"}),
     ("dqn", {"precision": "bf16", "publish_period": 3}, set()),

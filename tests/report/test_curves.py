@@ -134,6 +134,21 @@ def test_an_interval_is_made_where_none_is_stored(make_run: Make) -> None:
     assert evaluation_interval(row | {"ci95": None}) == stored
 
 
+def test_a_quick_look_hides_no_evaluation_of_many_games(make_run: Make) -> None:
+    """Every record is kept; the one of the most games stands for its step, beside that of another protocol."""
+    folder = make_run(evaluations=2)
+    record = load_run(folder).evaluations[-1]
+    for name, changes in {"1games": {}, "x": {"protocol": "dqn_zoo"}}.items():
+        quick = dict(record) | changes | {"scores": [-21.0], "mean": -21.0, "ci95": None, "episodes": 1}
+        (folder / "eval" / f"{record['step']}_{name}.json").write_text(json.dumps(quick))
+    run = load_run(folder)
+    assert [len(row["scores"]) for row in run.evaluations] == [len(record["scores"]), 1, 1, len(record["scores"])]
+    assert run.evaluations[-1] == record
+    (group,) = group_runs([run])
+    marks = learning_chart([group], progress_axis([run]), "").marks
+    assert sorted(mark.y for mark in marks[1:]) == [-21.0, record["mean"]]
+
+
 def test_wide_positive_metrics_are_logarithmic(tmp_path: Path) -> None:
     for name, values in {"wide": [1e-3, 1.0], "zero": [0.0, 1.0], "narrow": [0.5, 1.0]}.items():
         folder = tmp_path / name

@@ -11,7 +11,7 @@ from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
 from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
-from retorq.running.evaluate import PROTOCOLS, evaluate, play, play_frames, protocol, record
+from retorq.running.evaluate import PROTOCOLS, evaluate, file_name, play, play_frames, protocol, record
 from retorq.types import Episode, UserError
 
 
@@ -188,3 +188,15 @@ def test_a_budget_in_frames_is_divided_by_the_frames_of_a_step(monkeypatch, per_
     using = replace(PROTOCOLS["dqn_zoo"], atari=None, frames=200)
     evaluate(small, small.network, "memory", EnvOptions(), using=using)
     assert played == [200 // per_step]
+
+
+def test_one_game_has_no_interval():
+    assert run(protocol(None, "catch"), 1)["ci95"] is None
+    assert len(run(protocol(None, "catch"), 2)["ci95"]) == 2
+
+
+def test_the_files_name_tells_evaluations_apart():
+    told = {"step": 40, "protocol": "greedy", "episodes": 100}
+    assert file_name(told) == "40-greedy-100games.json"
+    assert file_name(told | {"episodes": 5}, seed=7) == "40-greedy-5games-seed7.json"
+    assert file_name(told | {"protocol": "dqn_zoo", "episodes": 3}) == "40-dqn_zoo-500000frames.json"

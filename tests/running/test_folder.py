@@ -216,3 +216,17 @@ def test_imports_no_torch():
     code = "import sys, retorq.running.folder, retorq.running.manifest; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(folder.__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_whether_a_run_is_there_before_anything_is_made(tmp_path):
+    assert not RunFolder.there(tmp_path / "a/b")
+    assert not RunFolder.there(tmp_path)
+    assert contents(tmp_path) == {}
+    create(tmp_path / "run").close()
+    assert RunFolder.there(tmp_path / "run")
+    with pytest.raises(UserError, match="holds 'run': choose an empty or new one"):
+        RunFolder.there(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\): choose another with --run"):
+        RunFolder.there(tmp_path / "file/run")
+    assert not (tmp_path / "file/run").exists()

@@ -225,6 +225,34 @@ def test_a_terminal_gets_a_table(tmp_path):
     log.close()
 
 
+def test_at_the_end_the_last_state_stands_above_what_is_said(tmp_path):
+    clock = Clock()
+    with open_log(tmp_path, clock, live=True) as log:
+        log.progress(10, 0)
+        log.episode(Episode(score=2.0, length=8, column=1, step=10))
+        log.end(12, 3, epsilon=0.25)  # sooner than another progress would be shown
+        log.say("stopped [x]")
+    text = shown(log)
+    assert text.index("12/1,000 (1%)") < text.index("\x1b[?25h") < text.index("stopped [x]")
+    assert "0.25" in text
+    assert log.score == (2.0, 1)
+    with open_log(tmp_path) as log:
+        log.end(12, 3)
+        log.say("stopped")
+    assert (shown(log), log.score) == ("stopped\n", (None, 0))
+
+
+def test_a_notice_spoils_no_table(tmp_path):
+    with open_log(tmp_path, live=True) as log:
+        assert log.notice("wait") == b"\nwait\n"
+        log.progress(10, 0)
+        assert log.notice("wait") == b"\r\x1b[2Kwait"
+        assert len(log.notice("x" * 500)) == 199 + 5
+        log.end(10, 0)
+        assert log.notice("wait") == b"\nwait\n"
+    assert open_log(tmp_path).notice("wait") == b"\nwait\n"
+
+
 def test_tensorboard_gets_the_values_and_a_resume_hides_what_was_cut(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     clock = Clock()

@@ -3,10 +3,11 @@
 import psutil
 import pytest
 import torch
+from tests.algorithms.agents import MODULES, VECTOR, change
 from tests.small import agent, command, flags
 
 from retorq.algorithms import recurrent_iqn
-from retorq.running.plan import duration, plan, require_memory, size
+from retorq.running.plan import duration, exploration, plan, require_memory, size
 from retorq.types import EnvSpec, Leaf, Refused
 
 PONG = EnvSpec(
@@ -99,3 +100,46 @@ def test_sizes(count, told):
 )
 def test_durations(seconds, told):
     assert duration(seconds) == told
+
+
+def explored(name, steps, **settings):
+    config = change(MODULES[name].toy(), {"num_envs": 2, **settings})
+    return exploration(MODULES[name].make(config, VECTOR), steps)
+
+
+def test_how_it_explores():
+    epsilon = {"epsilon_start": 1.0, "epsilon_final": 0.1, "epsilon_steps": 100, "warmup": 50}
+    sentence = "epsilon 1 to 0.1 over 100 steps after 50 steps of warm-up"
+    assert explored("dqn", 1_000, **epsilon) == [("exploration", sentence)]
+    assert explored("dqn", 1_000, noisy=True, **epsilon) == [("exploration", f"{sentence}, beside noisy layers")]
+    for name in ("noisy_dqn", "rainbow"):
+        assert explored(name, 2_000) == [("exploration", "no epsilon: noisy layers explore")]
+    nothing = {"epsilon_start": 0.0, "epsilon_final": 0.0}
+    assert explored("dqn", 2_000, **nothing) == [("exploration", "none: no epsilon, and no noisy layers")]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "settings", "told"),
+    [
+        (
+            "dqn",
+            150,
+            {"epsilon_steps": 200, "warmup": 50},
+            "still 0.53 at its end and would go down to 0.05",
+        ),
+        ("dqn", 250, {"epsilon_steps": 200, "warmup": 50}, None),
+        (
+            "recurrent_iqn",
+            500,
+            {"epsilon_steps": 1_000, "warmup": 50},
+            "exploration outlasts the run: epsilon is",
+        ),
+        ("recurrent_iqn", 2_000, {"epsilon_steps": 1_000, "warmup": 50}, None),
+        ("recurrent_iqn", 1_000, {"num_envs": 1, "warmup": 950}, "exploration outlasts the run"),
+        ("dqn", 500, {"warmup": 500}, "warmup is 500 steps and the run has 500, so nothing will be learned; lower"),
+    ],
+)
+def test_exploration_that_outlasts_the_run_is_warned_of(name, steps, settings, told):
+    found = explored(name, steps, **settings)
+    assert [what for what, _ in found] == ["exploration"] + ["warning"] * (told is not None)
+    assert (told or "") in found[-1][1]

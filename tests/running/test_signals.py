@@ -32,9 +32,15 @@ def test_a_second_interrupt_ends_at_once():
             pytest.fail("not reached")
 
     before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="without saving; the last checkpoint stands"):
         interrupted_twice()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_whoever_draws_words_the_notice(capfd):
+    with StopSignal(lambda text: f"<{text[:9]}>".encode()):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err == "<finishing>"
 
 
 def test_in_another_thread_it_stays_quiet_and_can_be_set():

@@ -14,7 +14,7 @@ from retorq.running import train as training
 from retorq.running.checkpoint import SaveFailed, newest
 from retorq.running.train import RunOptions
 from retorq.running.trainer import Trainer
-from retorq.types import Diverged, UserError
+from retorq.types import Diverged, Refused, UserError
 
 RUN = {"steps": 60, "log_every": 20, "tensorboard": False, "threads": 1, "say": lambda line: None}
 
@@ -156,3 +156,25 @@ def test_an_environment_that_fails_loses_nothing_learned(what, tmp_path, monkeyp
 def test_bad_run_options(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         RunOptions(**settings)
+
+
+@pytest.mark.parametrize("changed", [{"gamma": 0.5}, {"seed": 9}])
+def test_a_folder_of_another_run_refuses_before_anything_is_measured(changed, tmp_path, monkeypatch):
+    start(tmp_path / "run", steps=10)
+    monkeypatch.setattr(api, "introduce", lambda *given: pytest.fail("measured"))
+    with pytest.raises(Refused, match="made with another config"):
+        start(tmp_path / "run", steps=10, **changed)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds 'a\.txt'"):
+        start(tmp_path / "notes", steps=10)
+
+
+def test_what_cannot_run_leaves_no_folder(tmp_path, monkeypatch):
+    def refuse(*given):
+        raise Refused("too little memory")
+
+    monkeypatch.setattr(api, "introduce", refuse)
+    with pytest.raises(Refused):
+        start(tmp_path / "run", steps=10)
+    assert list(tmp_path.iterdir()) == []

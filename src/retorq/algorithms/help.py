@@ -77,6 +77,7 @@ HELP: dict[str, dict[str, str]] = {
     },
     "replay": {
         "replay_size": "agent steps kept in the replay, all environments together",
+        "trim_period": "updates between cuts of the replay to its size, which it exceeds meanwhile; 0: never",
         "replay_ratio": "how often a step is learned from on average: steps trained per step acted",
         "warmup": "agent steps acted before learning begins",
         "prioritized": "draw what was predicted badly more often, instead of everything alike",
@@ -84,6 +85,7 @@ HELP: dict[str, dict[str, str]] = {
         "priority_beta": "how far the loss makes up for that at the start of the run: 0 not at all, 1 fully",
         "priority_beta_final": "the same at the end of the run",
         "priority_error": "the error that counts: td (of the values) or loss",
+        "actor_priorities": "a new step's first priority is what its actor's values make of it, not the highest so far",
         "priority_eta": "priority of a sequence: this share of its largest error, the rest of its mean error",
     },
     "machine": {

@@ -33,13 +33,13 @@ def unused(config: Settings, spec: EnvSpec, *, pool: str = "local") -> dict[str,
         add(why, "set num_envs to 2 or more", **dict.fromkeys(OF_LADDERS))
     elif isinstance(config, LinearEpsilon | LadderEpsilon) and config.epsilon_start == config.epsilon_final:
         why = f"epsilon_start and epsilon_final are both {config.epsilon_final:g}, so nothing comes down"
-        name = "epsilon_steps" if isinstance(config, LinearEpsilon) else "epsilon_fraction"
+        name = "epsilon_fraction" if isinstance(config, LadderEpsilon) else "epsilon_steps"
         add(why, "set them apart", **{name: None})
     if not any(leaf.kind == "image" for leaf in spec.observation.values()):
         add(f"{spec.id} shows no image", "choose another environment", torso="auto", center_images=False)
     if config.precision == "fp32" and pool == "local":
         why = "precision is fp32 and pool local, where the actor shares the learner's weights"
-        add(why, "set precision to bf16", publish_period=1)
+        add(why, "set precision to bf16, pool to process,", publish_period=1)
     return found
 
 

@@ -1,0 +1,58 @@
+"""What `eval` writes and says; no evaluation takes another's place."""
+
+import json
+
+import pytest
+from tests.small import SETTINGS, command
+
+from retorq import api
+from retorq.report.page import write_report
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "one"
+    options = {"steps": 40, "log_every": 20, "tensorboard": False, "threads": 1, "preset": "toy"}
+    api.train("memory", run=path, say=lambda line: None, **SETTINGS | options)
+    return path
+
+
+def evaluated(run, *words):
+    code, out, err = command("eval", run, *words)
+    assert (code, err) == (0, "")
+    return out
+
+
+def test_a_quick_look_takes_no_other_evaluations_place(run):
+    evaluated(run, "--episodes", 12)
+    evaluated(run, "--episodes", 1)
+    evaluated(run, "--episodes", 12, "--seed", 7)
+    evaluated(run, "--episodes", 12)  # the same again is the same
+    files = {file.name: json.loads(file.read_text()) for file in (run / "eval").iterdir()}
+    assert {name: (record["episodes"], record["seed"]) for name, record in files.items()} == {
+        "40-greedy-12games.json": (12, 1000),
+        "40-greedy-1games.json": (1, 1000),
+        "40-greedy-12games-seed7.json": (12, 7),
+    }
+    page = write_report([run], run / "report.html").read_text()
+    assert page.count("<td>greedy</td>") == 3
+    assert "one game" in page
+
+
+def test_what_is_said_names_the_protocol(run):
+    out = evaluated(run, "--episodes", 2)
+    starting, playing, told, written = out.splitlines()
+    assert starting.split(maxsplit=1) == ["starting", "loading the agent"]
+    assert playing.startswith("playing by protocol greedy: ")
+    assert playing.endswith("; 2 of them are asked for")
+    assert "(95% interval " in told
+    assert told.endswith(" over 2 games, by protocol greedy at step 40")
+    assert written == f"written to {run}/eval/40-greedy-2games.json"
+    assert "asked for" not in evaluated(run).splitlines()[1]
+
+
+def test_one_game_claims_no_interval(run):
+    told = evaluated(run, "--episodes", 1).splitlines()[2]
+    assert told.startswith("score ")
+    assert told.endswith(" in one game, by protocol greedy at step 40")
+    assert json.loads(evaluated(run, "--episodes", 1, "--json"))["ci95"] is None

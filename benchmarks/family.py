@@ -69,7 +69,7 @@ LONG = {
     "target_period": 200,
     "replay_size": 200_000,
 }
-# Half of the 200,000 steps at which published curves of DQN are first read off, so that the table takes hours, not days.
+# Half of the 200,000 steps at which published curves are first read off: the table takes hours, not days.
 MINATAR: dict[str, Any] = {
     "steps": 100_000,
     "steps_memory": 100_000,

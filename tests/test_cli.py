@@ -157,7 +157,7 @@ def test_lists():
 
     assert set(toys.names()) <= set(names)
     if games := game_names():
-        assert f"{len(games)} games, such as ALE/Pong-v5 (all: retorq list envs --all)" in out
+        assert f"{len(games)} games, such as ALE/Pong-v5; --all names them" in out
     code, out, _ = command("list", "envs", "--all")
     everything = [line.split()[0] for line in out.splitlines()]
     assert everything[: len(names)] == names
@@ -195,7 +195,7 @@ def test_train_evaluate_and_go_on(tmp_path):
     code, out, _ = command("eval", path, "--episodes", "3")
     assert code == 0
     assert "playing by protocol greedy: " in out
-    assert "; 3 of them are asked for\n" in out
+    assert "first 3 games started\n" in out
     assert "over 3 games, by protocol greedy at step 40\n" in out
     record = json.loads((path / "eval" / "40-greedy-3games.json").read_text())
     code, out, _ = command("eval", path, "--episodes", "3", "--json")

@@ -44,11 +44,11 @@ def test_what_is_said_names_the_protocol(run):
     starting, playing, told, written = out.splitlines()
     assert starting.split(maxsplit=1) == ["starting", "loading the agent"]
     assert playing.startswith("playing by protocol greedy: ")
-    assert playing.endswith("; 2 of them are asked for")
+    assert playing.endswith("first 2 games started")
     assert "(95% interval " in told
     assert told.endswith(" over 2 games, by protocol greedy at step 40")
     assert written == f"written to {run}/eval/40-greedy-2games.json"
-    assert "asked for" not in evaluated(run).splitlines()[1]
+    assert evaluated(run).splitlines()[1].endswith("first 100 games started")
 
 
 def test_one_game_claims_no_interval(run):

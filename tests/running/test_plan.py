@@ -125,18 +125,18 @@ def test_how_it_explores():
             "dqn",
             150,
             {"epsilon_steps": 200, "warmup": 50},
-            "still 0.53 at its end and would go down to 0.05",
+            "epsilon ends at 0.53, not 0.05; lower",
         ),
         ("dqn", 250, {"epsilon_steps": 200, "warmup": 50}, None),
         (
             "recurrent_iqn",
             500,
             {"epsilon_steps": 1_000, "warmup": 50},
-            "exploration outlasts the run: epsilon is",
+            "exploration outlasts the run: epsilon ends at ",
         ),
         ("recurrent_iqn", 2_000, {"epsilon_steps": 1_000, "warmup": 50}, None),
         ("recurrent_iqn", 1_000, {"num_envs": 1, "warmup": 950}, "exploration outlasts the run"),
-        ("dqn", 500, {"warmup": 500}, "warmup is 500 steps and the run has 500, so nothing will be learned; lower"),
+        ("dqn", 500, {"warmup": 500}, "nothing will be learned: warmup is 500 and steps 500; lower"),
     ],
 )
 def test_exploration_that_outlasts_the_run_is_warned_of(name, steps, settings, told):

@@ -150,3 +150,13 @@ def test_the_process_of_a_run(small, tmp_path):
     assert "[  1/1] recall 3, zero, seed 0" in said[1]
     (log,) = (tmp_path / "logs").iterdir()
     assert "done: 200 steps" in log.read_text()
+
+
+def test_a_quick_look_at_a_run_is_no_result_of_the_study(pretended):
+    """`retorq eval` in a folder of the study leaves what the study counts as it is."""
+    job = pretended[0]
+    mine = evaluated(job)
+    for name in ("200-greedy-1games.json", "200-greedy-100games-seed7.json"):
+        (job.path / "eval" / name).write_text(json.dumps({"mean": -9.0}))
+        os.utime(job.path / "eval" / name, (2e9, 2e9))
+    assert evaluated(job) == mine

@@ -57,8 +57,10 @@ def evaluate(words: list[str]) -> int:
         require_choice(asked.video, using.episodes if asked.episodes is None else asked.episodes)
         tape = Tape()
     if not asked.json:
-        number = "" if asked.episodes is None else f"; {asked.episodes} of them are asked for"
-        print(f"playing by protocol {using.name}: {using.summary}{number}", flush=True)
+        summary = using.summary
+        if asked.episodes is not None:
+            summary = summary.replace(f"first {using.episodes} games", f"first {asked.episodes} games")
+        print(f"playing by protocol {using.name}: {summary}", flush=True)
     record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed, tape=tape)
     path = asked.run / "eval" / file_name(record, seed=None if asked.seed == SEED else asked.seed)
     path.parent.mkdir(exist_ok=True)

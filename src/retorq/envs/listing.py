@@ -55,7 +55,7 @@ def environments() -> list[tuple[str, str]]:
             found.append(
                 (
                     family.form,
-                    f"{family.about}: {len(names)} games, such as {family.example} (all: retorq list envs --all)",
+                    f"{family.about}: {len(names)} games, such as {family.example}; --all names them",
                 )
             )
         else:
@@ -63,7 +63,7 @@ def environments() -> list[tuple[str, str]]:
     return [
         *found,
         ("any Gymnasium id", "CartPole-v1, VizdoomBasic-v1 ...; its package must be installed"),
-        ("module:Class", "a gymnasium.Env, or a function that makes one, importable from the working directory"),
+        ("module:Class", "your own gymnasium.Env, or a function that makes one, importable from here"),
     ]
 
 

@@ -54,7 +54,7 @@ class EnvOptions:
     flicker: float = 0.0
     """Any: probability that a whole observation is zeroed, drawn per step and column (Hausknecht & Stone 2015)."""
     kwargs: str = "{}"
-    """Toys, MinAtar, Gymnasium: arguments of the constructor as a JSON object (a mapping is accepted too)."""
+    """Toys, MinAtar, Gymnasium: arguments of the constructor as a JSON object, such as {"length": 20}."""
     resize: int = 0
     """Gymnasium: height and width to which images are resized by area averaging; 0 leaves them as they are."""
     drop: str = ""

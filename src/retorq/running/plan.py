@@ -117,16 +117,15 @@ def exploration(agent: Agent, steps: int) -> list[tuple[str, str]]:
         told.append(
             (
                 "warning",
-                f"warmup is {agent.warmup:,} steps and the run has {steps:,}, so nothing will be learned; lower warmup "
-                "or raise steps",
+                f"nothing will be learned: warmup is {agent.warmup:,} and steps {steps:,}; lower warmup or raise steps",
             )
         )
     elif last > lowest + 0.001:
         told.append(
             (
                 "warning",
-                f"exploration outlasts the run: epsilon is still {last:.2g} at its end and would go down to "
-                f"{lowest:.2g}; lower epsilon_steps or warmup, or raise steps",
+                f"exploration outlasts the run: epsilon ends at {last:.2g}, not {lowest:.2g}; lower epsilon_steps or "
+                "warmup, or raise steps",
             )
         )
     return told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -32,9 +33,9 @@ Start = Callable[[Job, int, Sequence[int], Path], BaseProcess]
 
 
 def evaluated(job: Job) -> Path | None:
-    """The record of the finished run's evaluation, None where there is none yet."""
-    found = sorted(job.path.glob("eval/*.json"), key=lambda path: (path.stat().st_mtime, path.name))
-    return found[-1] if found else None
+    """The record of the finished run's evaluation, None where there is none yet; ``retorq eval`` names its own more."""
+    found = [path for path in job.path.glob("eval/*.json") if re.fullmatch(r"\d+-\w+\.json", path.name)]
+    return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 
 
 def done(job: Job, burn_ins: Sequence[int]) -> bool:

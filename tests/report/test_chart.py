@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retorq.report.chart import Chart, Line, Mark, Rule, draw, interval, nice_ticks, read_out, short, tick_labels
+from retorq.report.chart import INK, Chart, Line, Mark, Rule, draw, read_out, shade
+from retorq.report.labels import GAP, text_width
+from retorq.report.ticks import interval, nice_ticks, short, tick_labels
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -109,6 +111,41 @@ def test_bands_enclose_their_line_and_stay_inside() -> None:
     assert edge[:, 1].max() <= top + height
 
 
+def test_names_stand_in_the_margin_where_no_curve_lies() -> None:
+    lines = [Line(name=f"line {i}", x=[0, 50, 100], y=[0, 9, 5 + i / 100], color=i) for i in range(3)]
+    mark = Mark(name="m", x=100, y=5, low=4, high=6, label="evaluation: 5")
+    root = parse(chart(lines=lines, marks=[mark], rules=[Rule(name="human", y=5)], named=True))
+    left, top, width, height = map(float, root.get("data-box", "").split())
+    names = [*by_class(root, "tag"), *by_class(root, "rule-name")]
+    assert [node.text for node in names] == ["line 0", "line 1", "line 2", "evaluation: 5", "human 5"]
+    assert [node.get("class") for node in names[:3]] == ["tag s0", "tag s1", "tag s2"]
+    places = sorted(float(node.get("y", "")) for node in names)
+    assert (np.diff(places) >= GAP - 0.2).all()
+    assert top <= places[0] - 4
+    assert places[-1] - 4 <= top + height
+    for node in names:
+        assert float(node.get("x", "")) > left + width
+        assert float(node.get("x", "")) + text_width(node.text or "") <= 400
+    unnamed = parse(chart(lines=lines, marks=[mark]))
+    assert not by_class(unnamed, "tag")
+    assert float(unnamed.get("data-box", "").split()[2]) > width
+
+
+def test_more_series_than_colors_are_told_apart() -> None:
+    shades = [shade(color) for color in range(16)]
+    assert len(set(shades)) == 16
+    assert shade(INK) not in shades
+    root = parse(chart(lines=[Line(name="a", x=[0, 1], y=[0, 1], color=9)]))
+    assert by_class(root, "line")[0].get("class") == "line s1 again"
+
+
+def test_steps_of_a_short_game_are_whole() -> None:
+    line = Line(name="a", x=[0, 3], y=[0, 1])
+    texts = [node.text for node in parse(chart(lines=[line], whole_x=True)).iter(f"{SVG}text")]
+    assert texts[-6:-2] == ["0", "1", "2", "3"], "the x axis comes last, before the labels of both"
+    assert nice_ticks(0, 0.5, whole=True) == nice_ticks(0, 0.5)
+
+
 def test_a_far_rule_does_not_flatten_the_picture() -> None:
     line = Line(name="a", x=[0, 1], y=[0, 10])
     rules = [Rule(name="human", y=7000), Rule(name="random", y=11)]
@@ -121,7 +158,7 @@ def test_faint_lines_lie_behind_and_are_not_read_out() -> None:
     drawn = chart(lines=lines)
     order = [node.get("class") for node in by_class(parse(drawn), "line")]
     assert order == ["line faint s0", "line s0"]
-    assert [series["name"] for series in json.loads(read_out(drawn))["series"]] == ["mean"]
+    assert [(series["name"], series["color"]) for series in json.loads(read_out(drawn))["series"]] == [("mean", "s0")]
 
 
 def test_names_cannot_break_out_of_their_place() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retorq.report.chart import INK
 from retorq.report.curves import (
+    FEW_SCORES,
     episode_band,
     evaluation_interval,
     group_runs,
@@ -17,6 +19,7 @@ from retorq.report.curves import (
     thin,
     time_axis,
 )
+from retorq.report.figures import caption
 from retorq.report.runs import Run, load_run
 
 Make = Callable[..., Path]
@@ -35,12 +38,64 @@ def test_seeds_are_grouped_and_settings_are_not(make_run: Make) -> None:
     dqn = load_run(make_run("dqn", agent="dqn"))
     toy = load_run(make_run("toy", env="catch"))
     groups = group_runs([*runs, other, dqn, toy])
-    assert [(group.name, len(group.runs), group.color) for group in groups] == [
-        ("recurrent_iqn · n_step=3", 2, 0),
-        ("recurrent_iqn · n_step=5", 1, 1),
-        ("dqn", 1, 2),
-        ("recurrent_iqn", 1, 0),
+    assert [(group.name, len(group.runs), group.color, list(group.colors)) for group in groups] == [
+        ("recurrent_iqn · n_step=3", 2, 0, [0, 0]),
+        ("recurrent_iqn · n_step=5", 1, 1, [1]),
+        ("dqn", 1, 2, [2]),
+        ("recurrent_iqn", 1, 3, [3]),
     ]
+
+
+def test_an_experiment_has_one_color_on_every_environment_and_no_two_share_one(make_run: Make) -> None:
+    pairs = [(env, agent) for env in ("catch", "memory") for agent in ("dqn", "iqn")]
+    runs = [load_run(make_run(f"{env}-{agent}", env=env, agent=agent)) for env, agent in pairs]
+    assert [(group.env, group.name, group.color) for group in group_runs(runs)] == [
+        ("catch", "dqn", 0),
+        ("catch", "iqn", 1),
+        ("memory", "dqn", 0),
+        ("memory", "iqn", 1),
+    ]
+
+
+def test_repetitions_that_are_alone_have_colors_of_their_own(make_run: Make) -> None:
+    runs = [load_run(make_run(f"r{seed}", seed=seed)) for seed in (4, 5)]
+    (group,) = group_runs(runs)
+    assert (group.alone, list(group.colors)) == (True, [0, 1])
+    assert group.run_names() == ["seed 4", "seed 5"]
+    axis = progress_axis(runs)
+    lines = learning_chart([group], axis, "t").lines
+    assert [(line.name, line.color, line.thin) for line in lines] == [
+        ("recurrent_iqn (mean)", INK, False),
+        ("seed 4", 0, True),
+        ("seed 5", 1, True),
+    ]
+    assert [(line.name, line.color) for line in metric_chart([group], axis, "loss", "l").lines] == [
+        ("seed 4", 0),
+        ("seed 5", 1),
+    ]
+    same = group_runs([*runs, load_run(make_run("again", seed=4))])
+    assert same[0].run_names() == ["r4", "r5", "again"], "two runs of one seed are told apart by their folders"
+
+
+def test_metrics_of_several_experiments_are_means(make_run: Make) -> None:
+    runs = [load_run(make_run(f"{agent}{seed}", agent=agent, seed=seed)) for agent in ("dqn", "iqn") for seed in (1, 2)]
+    lines = metric_chart(group_runs(runs), progress_axis(runs), "loss", "l").lines
+    assert [line.name for line in lines if not line.faint] == ["dqn (mean)", "iqn (mean)"]
+    assert [(line.color, line.faint) for line in lines] == [
+        (0, True), (0, True), (0, False), (1, True), (1, True), (1, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("different", [2, 4, 5])
+def test_few_different_scores_have_no_band(different: int) -> None:
+    episodes = [{"step": step, "score": float(step % different)} for step in range(300)]
+    run = run_of([(0, 0.0), (300, 1.0)], episodes=episodes)
+    low, _ = episode_band(run, progress_axis([run]), [100.0, 299.0])
+    assert bool(low) == (different > FEW_SCORES)
+    groups = group_runs([run])
+    words = caption(groups, learning_chart(groups, progress_axis([run]), "t"))
+    assert (f"No band for a run whose games have only {different} scores." in words) == (different <= FEW_SCORES)
+    assert ("10th to 90th percentile" in words) == (different > FEW_SCORES)
 
 
 def test_runs_that_tell_nothing_are_not_averaged() -> None:
@@ -116,7 +171,8 @@ def test_a_mean_that_was_never_logged_leaves_no_hole() -> None:
 def test_chart_of_several_runs(make_run: Make) -> None:
     runs = [load_run(make_run(f"r{seed}", seed=seed)) for seed in (1, 2, 3)]
     chart = learning_chart(group_runs(runs), progress_axis(runs), "t")
-    assert [line.faint for line in chart.lines] == [False, True, True, True]
+    assert [line.thin for line in chart.lines] == [False, True, True, True]
+    assert not any(line.faint for line in chart.lines)
     assert len(chart.marks) == 6
     assert [(rule.name, rule.y) for rule in chart.rules] == [("random", -20.7), ("human", 14.6)]
     mean, singles = chart.lines[0], chart.lines[1:]

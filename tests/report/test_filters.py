@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from retorq.report import write_report
-from retorq.report.filters import first_filters, png, sheet
+from retorq.report.filters import GAP, first_filters, png, sheet
 
 NAME = "online.torso.images.obs.layers.0.weight"
 
@@ -61,6 +61,17 @@ def test_a_column_per_filter_and_a_row_per_channel() -> None:
     np.testing.assert_array_equal(sheet(weights), picture)
 
 
+def test_many_filters_stand_in_several_rows() -> None:
+    weights = np.random.default_rng(0).normal(size=(20, 2, 3, 3))
+    picture = sheet(weights)
+    first, second = sheet(weights[:16]), sheet(weights[16:])
+    below = len(first) + 3 * GAP
+    assert picture.shape == (below + len(second), first.shape[1], 3)
+    np.testing.assert_array_equal(picture[: len(first)], first)
+    np.testing.assert_array_equal(picture[below:, : second.shape[1]], second)
+    assert (picture[below:, second.shape[1] :] == 255).all()
+
+
 def test_the_file_is_a_png_of_these_pixels() -> None:
     picture = np.random.default_rng(0).integers(256, size=(3, 5, 3)).astype(np.uint8)
     data = png(picture)
@@ -84,5 +95,8 @@ def test_the_page_shows_them(make_run, tmp_path: Path) -> None:
     assert "First layer" not in write_report([folder], tmp_path / "r.html").read_text()
     checkpoint(folder, 5, {NAME: np.ones((16, 4, 3, 3), np.float32)})
     text = write_report([folder], tmp_path / "r.html").read_text()
-    assert "the 16 filters of 3 by 3 weights over the image &#x27;obs&#x27;, a row per channel (4)" in text
+    assert (
+        "the 16 filters of 3 by 3 weights over the image &#x27;obs&#x27;, a column per filter, a row per channel (4)"
+        in text
+    )
     assert text.count('src="data:image/png;base64,') == 1

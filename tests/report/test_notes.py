@@ -163,9 +163,45 @@ def test_the_first_outline_is_the_first_pictures(tmp_path: Path) -> None:
         tmp_path / "a.mp4", found=lambda _: distribution([[0, 1, 2]] * 2, [[0.25, 0.5, 0.25], [1, 0, 0]], True)
     )
     scale = (panel.WIDTH - panel.LEFT - panel.RIGHT) / 3
-    path = panel._shape(notes, 0, 100.0, 50.0, notes.low, scale)
+    path = panel._outline(notes.bars[0, 0], 100.0, 50.0)
     corners = re.findall(r"([MVHZ])([\d. ]*)", path)
     heights = [float(number) for letter, number in corners if letter == "V"]
     assert heights == pytest.approx([75, 50, 75, 100], abs=0.3)
     ends = [float(number) for letter, number in corners if letter == "H"]
     assert ends == pytest.approx([panel.LEFT + scale * part for part in (1, 2, 3)], abs=0.1)
+
+
+def test_the_axis_reaches_as_far_as_the_returns_do(tmp_path: Path) -> None:
+    """Of 51 fixed values from -10 to 10 only those around 1 are ever likely."""
+    support, shares = np.linspace(-10, 10, 51), np.zeros((2, 51))
+    shares[0, 27], shares[1, 28], shares[1, 20] = 1, 0.995, 0.005
+    notes = recorded(tmp_path / "a.mp4", found=lambda _: distribution([support] * 2, shares, True))
+    notes.values[:] = [[0.8, 1.2]] * len(notes.values)
+    low, high, bars = panel._view(notes)
+    assert -2 < low < 0.8 < 1.2 < high < 4
+    assert bars.shape[2] >= panel.FEWEST
+    assert bars.shape[2] == pytest.approx((high - low) / 0.4)
+    assert bars[0, 0].max() == 255
+    notes.values[2] = [8.0, 1.2]  # what acting maximizes is always in the picture
+    assert panel._view(notes)[1] > 8
+
+
+def test_deciles_lie_where_the_quantiles_are(tmp_path: Path) -> None:
+    values = [np.arange(1000) / 100, np.full(1000, 5.0)]
+    notes = recorded(tmp_path / "a.mp4", found=lambda _: distribution(values, np.full((2, 1000), 1e-3)))
+    at = notes.low + notes.deciles / 255 * (notes.high - notes.low)
+    np.testing.assert_allclose(at[0, 0], np.arange(1, 10), atol=0.1)
+    np.testing.assert_allclose(at[0, 1], 5, atol=0.03)
+    low, high, _ = panel._view(notes)
+    np.testing.assert_allclose(low + panel._deciles(notes, low, high)[0, 0] / 255 * (high - low), at[0, 0], atol=0.06)
+    assert recorded(tmp_path / "b.mp4", found=lambda _: distribution([[0, 1]] * 2, [[1, 0]] * 2, True)).deciles is None
+
+
+def test_a_film_is_told_by_its_title_and_its_text_cannot_inject_markup(make_run, tmp_path: Path) -> None:
+    folder = make_run("a")
+    video = write_video(folder / "videos" / "500-greedy-3.mp4", [PICTURE] * 5, 15)
+    recorder = Recorder(15, ["a", "b"], title="the best of 9 games, score <b>7</b>")
+    list(recorder.pictures(film(5)))
+    recorder.save(video.with_suffix(".json"))
+    text = write_report([folder], tmp_path / "r.html").read_text()
+    assert "recurrent_iqn, seed 1 at step 500: the best of 9 games, score &lt;b&gt;7&lt;/b&gt;</h3>" in text

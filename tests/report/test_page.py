@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.small import command
 
+from retorq.report import films, write_curve, write_report, write_video
 from retorq.report import page as module
-from retorq.report import write_curve, write_report, write_video
 from retorq.report.__main__ import main
 from retorq.types import UserError
 
@@ -97,14 +98,12 @@ def test_every_kind_of_damage_still_gives_a_page(make_run: Make, tmp_path: Path)
     (bare / "config.json").write_text("{}")
     torn = make_run("torn", evaluations=0)
     (torn / "metrics.jsonl").write_text((torn / "metrics.jsonl").read_text()[:5000])
-    (torn / "config.json").write_text('{"env": "ALE/Po')
     (torn / "videos").mkdir()
     (torn / "videos" / "1.mp4").write_bytes(b"not a video")
     strange = make_run("strange", rows=2, games=1)
     (strange / "metrics.jsonl").write_text('{"step": 5, "score_mean": NaN, "loss": Infinity, "seconds": "soon"}\n')
     _, outline = report(tmp_path / "r.html", bare, torn, strange, make_run("whole"))
     for words in (
-        "torn : config.json is torn",
         "metrics.jsonl: 1 of",
         "no evaluation yet",
         "No scores yet.",
@@ -148,9 +147,9 @@ def test_videos_are_inside_and_their_room_is_limited(
     for number in range(5):
         write_video(folder / "videos" / f"{number}.mp4", frames, 30)
     text, outline = report(tmp_path / "r.html", folder)
-    assert text.count("data:video/mp4;base64,") == module.VIDEOS_PER_RUN
-    assert "a/videos/1.mp4, a/videos/0.mp4" in outline.text
-    monkeypatch.setattr(module._Videos.__init__, "__defaults__", (100,))
+    assert text.count("data:video/mp4;base64,") == films.VIDEOS_PER_RUN
+    assert "a/videos/1.mp4, a/videos/0.mp4" in outline.text, "of the newest step first"
+    monkeypatch.setattr(films.Films.__init__, "__defaults__", (100,))
     text, outline = report(tmp_path / "r.html", folder)
     assert "data:video/mp4" not in text
     assert "a/videos/4.mp4" in outline.text
@@ -163,6 +162,25 @@ def test_mistakes_are_named(make_run: Make, tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "r.html")
     with pytest.raises(UserError, match="is a folder"):
         write_report([make_run()], tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", '{"env": "ALE/Po', "[1]"])
+def test_a_torn_configuration_is_told_and_no_page_is_written(make_run: Make, tmp_path: Path, text: str) -> None:
+    folder = make_run("torn")
+    (folder / "config.json").write_text(text)
+    out = tmp_path / "r.html"
+    code, _, err = command("report", make_run("whole"), folder, "--out", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"run '{folder}' has a torn config.json" in err
+    assert not out.exists()
+
+
+def test_a_folder_that_is_made_is_told(make_run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = make_run(), tmp_path / "new" / "deep" / "r.html"
+    assert command("report", folder, "--out", out)[1] == f"written to {out} (and made the folder {out.parent})\n"
+    assert command("report", folder, "--out", out)[1] == f"written to {out}\n"
+    assert main([str(folder), "--out", str(tmp_path / "other" / "r.html")]) == 0
+    assert capsys.readouterr().out.endswith(f"(and made the folder {tmp_path / 'other'})\n")
 
 
 def test_a_run_named_twice_counts_once(make_run: Make, tmp_path: Path) -> None:

@@ -65,16 +65,25 @@ def test_what_is_no_number(value: object) -> None:
 
 def test_files_of_any_kind_never_stop_the_page(make_run: Make) -> None:
     folder = make_run()
-    (folder / "config.json").write_bytes(b"\xff\xfe\x00{")
     (folder / "versions.json").write_text("[" * 100_000)
     (folder / "command.txt").unlink()
     (folder / "eval" / "7.json").write_text('{"step": 7, "scores": [null, "x"]}')
     (folder / "eval" / "8.json").write_text('{"scores": [1')
     run = load_run(folder)
-    assert (run.env, run.agent) == ("ALE/Pong-v5", "recurrent_iqn"), "told by the evaluations"
     assert len(run.evaluations) == 2
-    for part in ("config.json is torn", "versions.json is torn", "command.txt", "eval/7.json", "8.json is torn"):
+    for part in ("versions.json is torn", "command.txt", "eval/7.json", "8.json is torn"):
         assert any(part in note for note in run.notes), part
+
+
+def test_a_lost_configuration_is_made_up_for_and_a_torn_one_is_not(make_run: Make) -> None:
+    folder = make_run()
+    (folder / "config.json").unlink()
+    run = load_run(folder)
+    assert (run.env, run.agent) == ("ALE/Pong-v5", "recurrent_iqn"), "told by the evaluations"
+    assert "config.json is missing or cannot be read" in run.notes
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(UserError, match=r"has a torn config\.json, which is no JSON object: put a copy"):
+        load_run(folder)
 
 
 def test_videos_are_in_the_order_of_training(make_run: Make) -> None:

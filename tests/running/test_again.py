@@ -114,7 +114,8 @@ def test_games_are_chosen_by_name_and_number():
     scores = [3.0, -1.0, 7.0, 7.0, -1.0, 4.0]
     assert choose(["best", "worst", "median"], scores) == {2: "best", 1: "worst", 0: "median"}
     assert choose(["5", "best", "2"], scores) == {5: "", 2: "best"}
-    assert choose(["best", "worst"], [1.0, 1.0]) == {0: "best and worst"}
+    assert choose(["best", "worst", "median"], [1.0] * 5) == {0: "best, worst and median"}
+    assert choose(["worst", "median"], [2.0, 1.0, 1.0]) == {1: "worst and median"}
     assert choose([], []) == {}
     with pytest.raises(UserError, match="video is '6', but 6 games were played; give 0 to 5"):
         choose(["6"], scores)

@@ -27,8 +27,12 @@ def report(words: list[str]) -> int:
     """Write one page about one or more runs."""
     asked = read(_Report, words, program.command("report"))
     from retorq.report.page import write_report
+    from retorq.report.runs import new_folder
 
-    print(f"written to {write_report(list(asked.runs), asked.out or asked.runs[0] / 'report.html')}")
+    out = asked.out or asked.runs[0] / "report.html"
+    folder = new_folder(out)
+    written = write_report(list(asked.runs), out)
+    print(f"written to {written}{folder}")
     return 0
 
 

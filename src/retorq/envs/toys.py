@@ -18,6 +18,8 @@ from retorq.envs.guard import check_action
 from retorq.envs.options import TOY_FIELDS, EnvOptions
 from retorq.types import EnvSpec, Leaf, Step, Tree, UserError
 
+_DARK, _LIGHT, _LINES = np.array([27.0, 32, 39]), np.array([255.0, 214, 140]), np.array([14, 17, 21], np.uint8)
+
 
 class Toy(ABC):
     """A batch of games in arrays; a ``VectorEnv``.
@@ -59,10 +61,11 @@ class Toy(ABC):
         """What every column looks like now, in fresh arrays."""
 
     def picture(self, column: int) -> np.ndarray:
-        """One column as brightness ``[H, W]`` in 0..1; by default its observation vector as bars."""
-        value = np.ravel(next(iter(self.observe().values()))[column]).astype(np.float64)
-        height = np.clip(np.abs(value), 0.0, 1.0) * 8
-        return (np.arange(8)[::-1, None] < height[None]).astype(np.float64)
+        """One column as brightness ``[H, W]`` in 0..1; by default its observation vector as bars from a middle line."""
+        value = np.clip(np.ravel(next(iter(self.observe().values()))[column]).astype(np.float64), -1.0, 1.0)
+        place = np.arange(4, -5, -1)[:, None]
+        lit = (place * np.sign(value) > 0) & (np.abs(place) <= np.ceil(4 * np.abs(value)))
+        return np.where(place == 0, 0.25, lit.astype(np.float64))
 
     def _restart(self, where: np.ndarray) -> None:
         fresh = self.begin(int(where.sum()))
@@ -99,9 +102,12 @@ class Toy(ABC):
         )
 
     def render(self, column: int = 0) -> np.ndarray:
-        """One column as a picture, uint8 ``[H, W, 3]``."""
-        scaled = np.kron(self.picture(column), np.ones((16, 16)))
-        return np.repeat((scaled * 255).astype(np.uint8)[..., None], 3, axis=2)
+        """One column as a picture, uint8 ``[H, W, 3]``: squares of 16 pixels with lines between them."""
+        bright = self.picture(column)[..., None]
+        colors = np.rint(_DARK + bright * (_LIGHT - _DARK)).astype(np.uint8)
+        picture = colors.repeat(16, axis=0).repeat(16, axis=1)
+        picture[15::16] = picture[:, 15::16] = _LINES
+        return picture
 
     def close(self) -> None:  # noqa: B027 (nothing to free, in any toy)
         """Nothing to free."""
@@ -162,7 +168,9 @@ class Catch(Toy):
         return {"obs": board}
 
     def picture(self, column: int) -> np.ndarray:  # noqa: D102
-        return self.observe()["obs"][column, 0] / 255.0
+        board = self.observe()["obs"][column, 0] / 255.0
+        board[-1] *= 0.6
+        return board
 
 
 class Memory(Toy):

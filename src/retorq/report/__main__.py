@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from retorq.report import write_curve, write_report
+from retorq.report.runs import new_folder
 from retorq.types import UserError
 
 
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--against", choices=("progress", "time"), default="progress", help="x axis of a picture")
     parser.add_argument("--title", default="", help="title of a picture")
     options = parser.parse_args(arguments)
+    folder = new_folder(options.out)
     try:
         if options.out.suffix == ".svg":
             out = write_curve(options.runs, options.out, against=options.against, title=options.title)
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(out)
+    print(f"{out}{folder}")
     return 0
 
 

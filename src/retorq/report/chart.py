@@ -1,7 +1,7 @@
-"""Line charts as SVG text: nice ticks, bands, marks with intervals, and the data for the page's read-outs.
+"""Line charts as SVG text: bands, marks with intervals, names in the margin, and the data for the page's read-outs.
 
-Colors are CSS classes (``s0`` to ``s7``) whose light and dark values stand in ``style.PALETTE``, so one drawing serves
-both. Nothing here knows about runs.
+Colors are CSS classes (``shade``) whose light and dark values stand in ``style.PALETTE``, so one drawing serves both.
+Nothing here knows about runs.
 """
 
 from __future__ import annotations
@@ -11,17 +11,29 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
 from typing import Any
 
+from retorq.report.labels import Label, column, text_width
+from retorq.report.ticks import interval, nice_ticks, short, tick_labels
+
 SERIES_COLORS = 8
-UNITS = ((1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
-"""From which size on an axis counts in a unit: ``(least, unit, suffix)``."""
+INK = -1
+"""The color of what stands for all series together."""
+
+
+def shade(color: int) -> str:
+    """CSS classes of a series' color; beyond ``SERIES_COLORS`` they come again, as dashes."""
+    if color == INK:
+        return "sk"
+    return f"s{color % SERIES_COLORS}" + (" again" if color // SERIES_COLORS % 2 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line through ``x, y`` (equal lengths, x rising), with an optional band from ``low`` to ``high`` around it."""
+    """A line through ``x, y`` (equal lengths, x rising), with an optional band from ``low`` to ``high`` around it.
+
+    ``thin`` lines stand back behind the others; ``faint`` ones also have no name and are not read out.
+    """
 
     name: str
     x: Sequence[float]
@@ -29,12 +41,13 @@ class Line:
     color: int = 0
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    thin: bool = False
     faint: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A measured point with its interval."""
+    """A measured point with its interval; ``label`` stands beside it where it lies at the end of the picture."""
 
     name: str
     x: float
@@ -42,6 +55,7 @@ class Mark:
     low: float
     high: float
     color: int = 0
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +68,11 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """What to draw. ``zero`` starts the y axis at 0; ``log_y`` draws powers of ten apart evenly (all y above 0)."""
+    """What to draw. ``zero`` starts the y axis at 0; ``log_y`` draws powers of ten apart evenly (all y above 0).
+
+    ``whole_x`` puts the ticks of the x axis at whole numbers. ``named`` writes the names of lines and marks into the
+    right margin; names of rules always stand there.
+    """
 
     title: str
     x_label: str
@@ -64,6 +82,8 @@ class Chart:
     rules: Sequence[Rule] = ()
     zero: bool = False
     log_y: bool = False
+    named: bool = False
+    whole_x: bool = False
 
     @property
     def empty(self) -> bool:
@@ -76,52 +96,6 @@ class Chart:
             yield from (*line.y, *line.low, *line.high)
         for mark in self.marks:
             yield from (mark.y, mark.low, mark.high)
-
-
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) inside ``[low, high]``."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / max(count, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor, most in ((1, 1.5), (2, 3.5), (5, 7.5), (10, 11)) if rough < most * power)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Ticks as text with one unit (k, M, B) and one number of decimals for the whole axis."""
-    largest = max((abs(tick) for tick in ticks), default=0.0)
-    if largest >= 1e13 or 0 < largest < 1e-4:
-        return [f"{tick:.0e}".replace("-", "−") for tick in ticks]
-    unit, suffix = next(((u, s) for least, u, s in UNITS if largest >= least), (1.0, ""))
-    step = min((b - a for a, b in pairwise(ticks)), default=largest) / unit
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    return [f"{tick / unit:,.{decimals}f}{suffix}".replace("-", "−") if tick else "0" for tick in ticks]
-
-
-def short(value: float) -> str:
-    """A number for a sentence or a table: four significant digits, thousands grouped, M and B for millions and up."""
-    size = abs(value)
-    if size >= 1e13 or 0 < size < 1e-4:
-        return f"{value:.2e}".replace("-", "−")
-    unit, suffix = next(((u, s) for u, s in ((1e9, "\u202fB"), (1e6, "\u202fM")) if size >= u), (1.0, ""))
-    scaled = value / unit
-    digits = 0 if scaled == 0 else max(0, 3 - math.floor(math.log10(abs(scaled))))
-    text = f"{scaled:,.{digits}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return text.replace("-", "−") + suffix
-
-
-def interval(mean: float, low: float, high: float) -> tuple[str, str, str]:
-    """A mean and its interval with the decimals that the interval's width deserves: two digits of it."""
-    width = high - low
-    if not 1e-4 <= width < 1e6 or max(abs(low), abs(high)) >= 1e6:
-        return short(mean), short(low), short(high)
-    decimals = max(0, 1 - math.floor(math.log10(width)))
-    mean_text, low_text, high_text = (f"{value:,.{decimals}f}".replace("-", "−") for value in (mean, low, high))
-    return mean_text, low_text, high_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,14 +150,16 @@ def _y_ticks(low: float, high: float, log: bool, count: int) -> tuple[list[float
     return ticks, tick_labels(ticks)
 
 
-def _frame(chart: Chart, width: int, height: int, top: int, labels: Sequence[str], y: tuple[float, float]) -> _Frame:
+def _frame(
+    chart: Chart, width: int, height: int, top: int, room: tuple[float, float], y: tuple[float, float]
+) -> _Frame:
     xs = [line.x[index] for line in chart.lines if line.x for index in (0, -1)] + [mark.x for mark in chart.marks]
     low, high = min(0.0, *xs), max(xs)
-    left = 14 + 6.8 * max((len(label) for label in labels), default=1)
+    left, right = room
     return _Frame(
         left=left,
         top=top,
-        width=width - left - 16,
+        width=width - left - right,
         height=height - top - 44,
         x_low=low,
         x_high=high if high > low else low + 1,
@@ -199,7 +175,7 @@ def _axes(chart: Chart, frame: _Frame, ticks: Sequence[float], labels: Sequence[
         at = frame.y(tick)
         yield f'<line class="grid" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
         yield f'<text x="{frame.left - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{label}</text>'
-    x_ticks = nice_ticks(frame.x_low, frame.x_high, max(2, int(frame.width // 105)))
+    x_ticks = nice_ticks(frame.x_low, frame.x_high, max(3, int(frame.width // 105)), whole=chart.whole_x)
     for tick, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
         at = frame.x(tick)
         yield f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{frame.bottom:.1f}" y2="{frame.bottom + 5:.1f}"/>'
@@ -215,19 +191,19 @@ def _path(frame: _Frame, xs: Sequence[float], ys: Sequence[float]) -> str:
 
 
 def _line(line: Line, frame: _Frame) -> Iterator[str]:
-    color = f"s{line.color % SERIES_COLORS}"
+    color = shade(line.color)
     if len(line.low):
         edge = _path(frame, line.x, line.high) + "L" + _path(frame, line.x[::-1], line.low[::-1])
         yield f'<path class="band {color}" d="M{edge}Z"/>'
     if len(line.x) == 1:
         yield f'<circle class="dot {color}" cx="{frame.x(line.x[0]):.1f}" cy="{frame.y(line.y[0]):.1f}" r="3"/>'
     elif line.x:
-        kind = "line faint" if line.faint else "line"
+        kind = "line faint" if line.faint else "line thin" if line.thin else "line"
         yield f'<path class="{kind} {color}" d="M{_path(frame, line.x, line.y)}"/>'
 
 
 def _mark(mark: Mark, frame: _Frame) -> str:
-    x, y, color = frame.x(mark.x), frame.y(mark.y), f"s{mark.color % SERIES_COLORS}"
+    x, y, color = frame.x(mark.x), frame.y(mark.y), shade(mark.color)
     mean, low, high = interval(mark.y, mark.low, mark.high)
     between = f" ({low} to {high})" if mark.high > mark.low else ""  # one game has no interval
     return (
@@ -237,17 +213,20 @@ def _mark(mark: Mark, frame: _Frame) -> str:
     )
 
 
-def _rule(rule: Rule, frame: _Frame, lines: Sequence[Line]) -> str:
-    """A dotted line, named at the end from which the curves stay further away."""
+def _rule(rule: Rule, frame: _Frame) -> str:
     y, right = frame.y(rule.y), frame.left + frame.width
-    ends = [[abs(line.y[index] - rule.y) for line in lines if line.y] for index in (0, -1)]
-    on_left = min(ends[0], default=1.0) >= min(ends[1], default=0.0)
-    at, anchor = (frame.left + 6, "start") if on_left else (right - 2, "end")
-    return (
-        f'<line class="rule" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="rule-name" x="{at:.1f}" y="{y - 5:.1f}" text-anchor="{anchor}">'
-        f"{escape(rule.name)} {short(rule.y)}</text>"
-    )
+    return f'<line class="rule" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _names(chart: Chart, rules: Sequence[Rule], x_high: float) -> list[tuple[str, str, float, bool]]:
+    """What is written into the right margin: text, CSS class, the y it belongs to, whether it starts at the edge."""
+    found = [(f"{rule.name} {short(rule.y)}", "rule-name", rule.y, False) for rule in rules]
+    if chart.named:
+        lines = [line for line in chart.lines if line.x and not line.faint]
+        found += [(line.name, shade(line.color), line.y[-1], line.x[-1] >= 0.995 * x_high) for line in lines]
+        marks = [mark for mark in chart.marks if mark.label and mark.x >= 0.98 * x_high]
+        found += [(mark.label, shade(mark.color), mark.y, True) for mark in marks]
+    return found
 
 
 def draw(chart: Chart, width: int, height: int, *, top: int = 30, extra: str = "", attributes: str = "") -> str:
@@ -258,20 +237,25 @@ def draw(chart: Chart, width: int, height: int, *, top: int = 30, extra: str = "
     """
     if chart.empty:
         raise ValueError(f"chart {chart.title!r} has nothing to draw")
-    y_range = _y_range(chart)
-    ticks, labels = _y_ticks(*y_range, chart.log_y, max(3, (height - top) // 60))
-    frame = _frame(chart, width, height, top, labels, y_range)
-    parts = list(_axes(chart, frame, ticks, labels))
-    parts += [
-        _rule(rule, frame, chart.lines)
-        for rule in chart.rules
-        if not chart.log_y and frame.y_low <= rule.y <= frame.y_high
-    ]
-    for line in sorted(chart.lines, key=lambda line: not line.faint):
+    y_low, y_high = _y_range(chart)
+    ticks, texts = _y_ticks(y_low, y_high, chart.log_y, max(3, (height - top) // 60))
+    rules = [rule for rule in chart.rules if not chart.log_y and y_low <= rule.y <= y_high]
+    x_high = max([line.x[-1] for line in chart.lines if line.x] + [mark.x for mark in chart.marks])
+    names = _names(chart, rules, x_high)
+    margin = (
+        14 + 6.8 * max(map(len, texts), default=1),
+        16 + max((8 + text_width(name) for name, *_ in names), default=0),
+    )
+    frame = _frame(chart, width, height, top, margin, (y_low, y_high))
+    parts = list(_axes(chart, frame, ticks, texts))
+    parts += [_rule(rule, frame) for rule in rules]
+    for line in sorted(chart.lines, key=lambda line: (not line.faint, not line.thin)):
         parts += _line(line, frame)
     parts += [_mark(mark, frame) for mark in chart.marks]
-    names = ", ".join(dict.fromkeys(line.name for line in chart.lines if not line.faint))
-    about = f"{chart.y_label} against {chart.x_label}. Lines: {names or 'none'}."
+    labels = [Label(text, kind, frame.y(y), edge) for text, kind, y, edge in names]
+    parts += column(labels, frame.left + frame.width, frame.top, frame.bottom)
+    told = ", ".join(dict.fromkeys(line.name for line in chart.lines if not line.faint))
+    about = f"{chart.y_label} against {chart.x_label}. Lines: {told or 'none'}."
     box = f"{frame.left:.2f} {frame.top:.2f} {frame.width:.2f} {frame.height:.2f}"
     span = f"{frame.x_low!r} {frame.x_high!r} {frame.y_low!r} {frame.y_high!r} {int(frame.log)}"
     return (
@@ -285,7 +269,7 @@ def read_out(chart: Chart) -> str:
     series: list[dict[str, Any]] = [
         {
             "name": line.name,
-            "color": line.color % SERIES_COLORS,
+            "color": shade(line.color),
             "x": [_round(x) for x in line.x],
             "y": [_round(y) for y in line.y],
             "low": [_round(y) for y in line.low],

@@ -1,4 +1,4 @@
-"""One learning curve as an SVG file, for a README: the chart of the report page with its own title and legend."""
+"""One learning curve as an SVG file, for a README: the chart of the report page with its own title."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from retorq.report import style
-from retorq.report.chart import SERIES_COLORS, draw
-from retorq.report.curves import Group, group_runs, learning_chart, progress_axis, time_axis
+from retorq.report.chart import draw
+from retorq.report.curves import group_runs, learning_chart, progress_axis, time_axis
 from retorq.report.runs import load_run, write_text
 from retorq.running.scores import game_id
 from retorq.types import UserError
@@ -39,24 +39,11 @@ def write_curve(
     chart = learning_chart(groups, axis, name)
     if chart.empty:
         raise UserError(f"runs {', '.join(run.name for run in loaded)} have no scores yet: train longer")
-    head = _head(name, groups)
+    head = (
+        f"<style>{style.PALETTE}{style.CHART}</style>"
+        '<rect width="100%" height="100%" rx="10" style="fill:var(--card)"/>'
+        f'<text class="title" x="20" y="32">{escape(name)}</text>'
+    )
     frame = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
-    text = draw(chart, WIDTH, HEIGHT, top=92 if len(groups) > 1 else 70, extra=head, attributes=frame)
+    text = draw(chart, WIDTH, HEIGHT, top=70, extra=head, attributes=frame)
     return write_text(out, text + "\n")
-
-
-def _head(title: str, groups: Sequence[Group]) -> str:
-    """Colors, background, title and legend of a picture that stands alone."""
-    parts = [
-        f"<style>{style.PALETTE}{style.CHART}</style>",
-        '<rect width="100%" height="100%" rx="10" style="fill:var(--card)"/>',
-        f'<text class="title" x="20" y="32">{escape(title)}</text>',
-    ]
-    at = 20.0
-    for group in groups if len(groups) > 1 else ():
-        runs = f" ({len(group.runs)} runs)" if len(group.runs) > 1 else ""
-        color = f"s{group.color % SERIES_COLORS}"
-        parts.append(f'<path class="line {color}" d="M{at:.0f} 52h18"/>')
-        parts.append(f'<text class="label" x="{at + 25:.0f}" y="56">{escape(group.name + runs)}</text>')
-        at += 50 + 7 * len(group.name + runs)
-    return "".join(parts)

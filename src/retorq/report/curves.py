@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from retorq.report.chart import Chart, Line, Mark, Rule
+from retorq.report.chart import INK, SERIES_COLORS, Chart, Line, Mark, Rule
 from retorq.report.runs import Row, Run, number, numbers
+from retorq.report.ticks import interval
 from retorq.running.scores import bootstrap_interval, reference
 
 POINTS = 240
 """Most points of one line: finer cannot be seen."""
 WINDOW = 100
 """Episodes in the moving statistics that are made here."""
+FEW_SCORES = 4
+"""With no more different scores than this, percentiles of them only jump: no band is drawn."""
+FEW_MARKS = 3
+"""Most evaluations that are named in the margin."""
 _PER_RUN = frozenset(
     {"seed", "id", "run", "path", "folder", "name", "format", "command", "steps", "device", "threads", "log_every"}
 )
@@ -25,12 +30,32 @@ _PER_RUN = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs of one environment with the same settings but for the seed: repetitions of one experiment."""
+    """Runs of one environment with the same settings but for the seed: repetitions of one experiment.
+
+    ``color`` is that of the group and ``colors`` are those of its runs (none: the group's), which have their own where
+    the group is alone on its environment.
+    """
 
     name: str
     env: str
     runs: Sequence[Run]
     color: int = 0
+    colors: Sequence[int] = ()
+
+    @property
+    def alone(self) -> bool:
+        """Whether its runs have colors of their own."""
+        return self.color == INK
+
+    def run_colors(self) -> Sequence[int]:
+        """The color of each of its runs."""
+        return self.colors or [self.color] * len(self.runs)
+
+    def run_names(self) -> list[str]:
+        """What tells its runs apart: the seeds, or the folders where these do not."""
+        seeds = [run.seed for run in self.runs]
+        known = None not in seeds and len(set(seeds)) == len(seeds)
+        return [f"seed {run.seed}" if known else run.name for run in self.runs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +88,11 @@ def _settings(run: Run) -> dict[str, str]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Repetitions of the same experiment put together, in the order given; colors count within an environment.
+    """Repetitions of the same experiment put together, in the order given.
 
-    Runs whose settings differ in more than seed, folder and budget are different experiments even when agent and
-    environment agree; their names then say what differs. A run without a readable configuration stands alone.
+    An experiment has one color on the whole page, also where it is repeated on other environments. Runs whose settings
+    differ in more than seed, folder and budget are different experiments even when agent and environment agree; their
+    names then say what differs. A run without a readable configuration stands alone.
     """
     found: list[tuple[Run, dict[str, str], list[Run]]] = []
     for run in runs:
@@ -79,13 +105,16 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         else:
             found.append((run, settings, [run]))
     groups: list[Group] = []
+    palette: dict[tuple[str, int], int] = {}
     for head, settings, members in found:
         rivals = [other for run, other, _ in found if (run.env, run.agent) == (head.env, head.agent)]
-        color = sum(group.env == head.env for group in groups)
         name = _group_name(head, settings, rivals)
         if any((group.env, group.name) == (head.env, name) for group in groups):
             name = f"{name} ({head.name})"
-        groups.append(Group(name=name, env=head.env, runs=members, color=color))
+        alone = 1 < len(members) <= SERIES_COLORS and sum(run.env == head.env for run, _, _ in found) == 1
+        keys = [(name, place if alone else 0) for place in range(len(members))]
+        colors = [palette.setdefault(key, len(palette)) for key in keys]
+        groups.append(Group(name=name, env=head.env, runs=members, color=INK if alone else colors[0], colors=colors))
     return groups
 
 
@@ -158,11 +187,20 @@ def spread(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[n
     return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
 
 
+def few_scores(run: Run) -> int:
+    """How many different scores its training episodes have, 0 if that is more than `FEW_SCORES`."""
+    different = {score for _, score in _episode_scores(run)}
+    return len(different) if len(different) <= FEW_SCORES else 0
+
+
 def episode_band(run: Run, axis: Axis, xs: Sequence[float]) -> tuple[list[float], list[float]]:
-    """10th and 90th percentile of the last `WINDOW` training episodes at each ``xs``; empty where they are too few."""
+    """10th and 90th percentile of the last `WINDOW` training episodes at each ``xs``.
+
+    Empty where there are too few episodes, or too few different scores.
+    """
     steps, places = run.series("step", axis.key)
     pairs = _episode_scores(run)
-    if len(steps) < 2 or len(pairs) < 10 or not xs:
+    if len(steps) < 2 or len(pairs) < 10 or not xs or few_scores(run):
         return [], []
     at = np.interp([step for step, _ in pairs], steps, places) / axis.unit
     scores = np.asarray([score for _, score in pairs])
@@ -171,19 +209,35 @@ def episode_band(run: Run, axis: Axis, xs: Sequence[float]) -> tuple[list[float]
     return [float(part[0]) for part in parts], [float(part[1]) for part in parts]
 
 
-def group_lines(group: Group, axis: Axis) -> Iterator[Line]:
-    """A run alone with the spread of its episodes, or several faintly with their mean and the band between them."""
-    curves = [score_curve(run, axis) for run in group.runs]
+def _mean_line(group: Group, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Line | None:
     together = spread(curves)
-    if together:
-        x, mean, low, high = (list(map(float, part)) for part in together)
-        yield Line(name=f"{group.name} (mean)", x=x, y=mean, low=low, high=high, color=group.color)
-    for run, (x, y) in zip(group.runs, curves, strict=True):
+    if together is None:
+        return None
+    x, mean, low, high = (list(map(float, part)) for part in together)
+    return Line(name=f"{group.name} (mean)", x=x, y=mean, low=low, high=high, color=group.color)
+
+
+def group_lines(group: Group, axis: Axis) -> Iterator[Line]:
+    """A run alone with the spread of its episodes, or several thinly with their mean and the band between them."""
+    curves = [score_curve(run, axis) for run in group.runs]
+    mean = _mean_line(group, curves)
+    if mean:
+        yield mean
+    names = group.run_names() if group.alone else [run.label for run in group.runs]
+    for run, (x, y), color, name in zip(group.runs, curves, group.run_colors(), names, strict=True):
         if not x:
             continue
         low, high = ([], []) if len(group.runs) > 1 else episode_band(run, axis, x)
-        name = group.name if len(group.runs) == 1 else run.label
-        yield Line(name=name, x=x, y=y, low=low, high=high, color=group.color, faint=together is not None)
+        yield Line(
+            name=group.name if len(group.runs) == 1 else name,
+            x=x,
+            y=y,
+            low=low,
+            high=high,
+            color=color,
+            thin=bool(mean) and group.alone,
+            faint=bool(mean) and not group.alone,
+        )
 
 
 def evaluation_interval(row: Row) -> tuple[float, float, float]:
@@ -194,14 +248,15 @@ def evaluation_interval(row: Row) -> tuple[float, float, float]:
 
 
 def _marks(group: Group, axis: Axis) -> Iterator[Mark]:
-    for run in group.runs:
+    for run, color in zip(group.runs, group.run_colors(), strict=True):
         steps, places = run.series("step", axis.key)
         # One mark per step and protocol: the evaluation of the most games, which is the last.
         for row in {(row["step"], row.get("protocol")): row for row in run.evaluations}.values():
             if steps:
                 x = float(np.interp(float(row["step"]), steps, places)) / axis.unit
                 mean, low, high = evaluation_interval(row)
-                yield Mark(name=f"{run.label}, evaluation", x=x, y=mean, low=low, high=high, color=group.color)
+                label = f"evaluation: {interval(mean, low, high)[0]}"
+                yield Mark(name=f"{run.label}, evaluation", x=x, y=mean, low=low, high=high, color=color, label=label)
 
 
 def learning_chart(groups: Sequence[Group], axis: Axis, title: str) -> Chart:
@@ -209,24 +264,36 @@ def learning_chart(groups: Sequence[Group], axis: Axis, title: str) -> Chart:
     env = groups[0].env
     pair = reference(env)
     rules = [Rule(name="random", y=pair[0]), Rule(name="human", y=pair[1])] if pair else []
+    marks = [mark for group in groups for mark in _marks(group, axis)]
+    lines = [line for group in groups for line in group_lines(group, axis)]
+    if len(marks) > FEW_MARKS:
+        marks = [replace(mark, label="") for mark in marks]
+    if len([line for line in lines if not line.faint]) == 1:
+        lines = [replace(line, name="last 100 games") for line in lines]
     return Chart(
         title=title,
         x_label=axis.label,
         y_label="score, moving mean of training episodes",
-        lines=[line for group in groups for line in group_lines(group, axis)],
-        marks=[mark for group in groups for mark in _marks(group, axis)],
+        lines=lines,
+        marks=marks,
         rules=rules,
+        named=True,
     )
 
 
 def metric_chart(groups: Sequence[Group], axis: Axis, key: str, title: str) -> Chart:
     """One metric of every run against ``axis``: on a logarithmic scale if it is positive and spans over two decades."""
-    lines = []
+    lines: list[Line] = []
     for group in groups:
-        for run in group.runs:
-            x, y = thin(*run.series(axis.key, key))
-            name = group.name if len(group.runs) == 1 else run.label
-            lines.append(Line(name=name, x=[value / axis.unit for value in x], y=y, color=group.color))
+        curves = [thin(*run.series(axis.key, key)) for run in group.runs]
+        curves = [([value / axis.unit for value in x], y) for x, y in curves]
+        mean = None if group.alone else _mean_line(group, curves)
+        names = group.run_names() if group.alone else [run.label for run in group.runs]
+        for name, color, (x, y) in zip(names, group.run_colors(), curves, strict=True):
+            name = group.name if len(group.runs) == 1 else name
+            lines.append(Line(name=name, x=x, y=y, color=color, faint=mean is not None))
+        if mean:
+            lines.append(replace(mean, low=(), high=()))
     values = [value for line in lines for value in line.y]
     log = bool(values) and min(values) > 0 and max(values) > 100 * min(values)
     return Chart(title=title, x_label=axis.label, y_label=title, lines=lines, log_y=log, zero=not log)

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 _WEIGHT = re.compile(r"online\.torso\.images\.(\w+)\.layers\.0\.weight")
 GAP = 2
+ACROSS = 16
+"""Filters beside each other."""
 _NEGATIVE, _POSITIVE = np.array([31, 111, 180]), np.array([207, 90, 6])
 
 
@@ -31,11 +33,22 @@ def first_filters(run: Path) -> dict[str, np.ndarray]:
 
 
 def sheet(weights: np.ndarray) -> np.ndarray:
-    """Filters as colors, uint8 RGB: a column per filter, a row per channel, a square of ``zoom`` pixels per weight.
+    """Filters ``[F, C, H, W]`` as colors, uint8 RGB: a column per filter, a row per channel, a square per weight.
 
-    Blue is negative, orange positive, white zero; each filter is scaled by its largest weight. ``zoom`` makes filters
-    of any size about as large, with gray lines of ``GAP`` pixels between them.
+    Blue is negative, orange positive, white zero; each filter is scaled by its largest weight. Squares are as large as
+    makes filters of any size about equal, with gray lines of ``GAP`` pixels between them. After ``ACROSS`` filters the
+    next ones stand below.
     """
+    rows = [_row(weights[start : start + ACROSS]) for start in range(0, len(weights), ACROSS)]
+    widest = max(row.shape[1] for row in rows)
+    between = np.full((3 * GAP, widest, 3), 255, np.uint8)
+    parts = []
+    for row in rows:
+        parts += [np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0)), constant_values=255), between]
+    return np.concatenate(parts[:-1])
+
+
+def _row(weights: np.ndarray) -> np.ndarray:
     filters, channels, height, width = weights.shape
     largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
     share = weights / np.where(largest > 0, largest, 1)

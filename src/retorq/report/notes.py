@@ -4,7 +4,8 @@
 maximizes, a list per picture), ``taken`` (the index of the action done next, -1 after the last step), ``score`` (raw
 rewards so far, also of the pictures after the last action, which have no values), ``title`` (which game it is), and,
 where the agent learns distributions, ``bars``: how much of each action's distribution lies in each of ``bins`` equal
-parts of ``low`` to ``high``, as bytes (255: all of it) ``[pictures, actions, bins]`` in base64.
+parts of ``low`` to ``high``, as bytes (255: all of it) ``[pictures, actions, bins]`` in base64. Agents that learn
+quantiles also have ``deciles``: where between ``low`` (0) and ``high`` (255) the nine deciles of each action lie.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ LEVELS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
-    """The file as arrays: ``values [P, A]``, ``taken [P]``, ``score [>= P]``, ``bars [P, A, bins]`` uint8 or None."""
+    """The file as arrays: ``values [P, A]``, ``taken [P]``, ``score [>= P]``.
+
+    ``bars [P, A, bins]`` and ``deciles [P, A, 9]`` are uint8, or None where the agent learns none.
+    """
 
     fps: float
     stride: int
@@ -46,6 +50,7 @@ class Notes:
     low: float = 0.0
     high: float = 1.0
     bars: np.ndarray | None = None
+    deciles: np.ndarray | None = None
 
 
 class Recorder:
@@ -102,6 +107,8 @@ class Recorder:
             low, high, bars = self._bars(stride)
             record |= {"low": low, "high": high, "bins": bars.shape[2]}
             record["bars"] = base64.b64encode(bars.tobytes()).decode("ascii")
+            if self._support is None:
+                record["deciles"] = base64.b64encode(self._deciles(stride, low, high).tobytes()).decode("ascii")
         write_text(path, json.dumps(record, separators=(",", ":")))
         return True
 
@@ -124,6 +131,11 @@ class Recorder:
             part = ((shapes.clip(low, high) - low) / (high - low) * BINS).astype(np.int64).clip(max=BINS - 1)
             share = (part[..., None, :] == np.arange(BINS)[:, None]).mean(-1)
         return float(low), float(high), np.ceil(share * 255 - 0.02).clip(0, 255).astype(np.uint8)
+
+    def _deciles(self, stride: int, low: float, high: float) -> np.ndarray:
+        """Nine deciles ``[P, A, 9]`` as bytes between ``low`` and ``high``."""
+        found = np.moveaxis(np.quantile(np.stack(self._shapes[::stride]), np.arange(1, 10) / 10, axis=2), 0, 2)
+        return ((found.clip(low, high) - low) / (high - low) * 255).round().astype(np.uint8)
 
 
 def load_notes(video: Path) -> Notes | None:
@@ -149,6 +161,9 @@ def load_notes(video: Path) -> Notes | None:
             raw = np.frombuffer(base64.b64decode(record["bars"], validate=True), np.uint8)
             rest = {"bars": raw.reshape(len(taken), len(actions), int(record["bins"]))}
             rest |= {"low": float(record["low"]), "high": float(record["high"])}
+            if "deciles" in record:
+                raw = np.frombuffer(base64.b64decode(record["deciles"], validate=True), np.uint8)
+                rest["deciles"] = raw.reshape(len(taken), len(actions), 9)
             good = good and rest["low"] < rest["high"]
         notes = Notes(
             fps=float(record["fps"]),

@@ -80,14 +80,17 @@ def numbers(row: Row, key: str) -> list[float]:
 
 
 def load_run(path: Path) -> Run:
-    """Read a run folder; raises UserError if it is not one. Torn or missing parts become notes, never errors."""
+    """Read a run folder. Torn or missing parts become notes, but for a torn configuration, which tells what it is.
+
+    Raises UserError if the path is no run folder, or its ``config.json`` is torn.
+    """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"run {str(path)!r} is not a folder: name the folder that `retorq train --run` wrote")
     if not any((path / mark).is_file() for mark in MARKS):
         raise UserError(f"run {str(path)!r} is not a run folder: it holds none of {', '.join(MARKS)}")
     notes: list[str] = []
-    config = _object(path / "config.json", notes)
+    config = _config(path, notes)
     evaluations = list(_evaluations(path / "eval", notes))
     if not evaluations:
         notes.append("no evaluation yet (retorq eval makes one)")
@@ -111,6 +114,11 @@ def load_run(path: Path) -> Run:
         videos=sorted((file for file in (path / "videos").glob("*.mp4") if file.is_file()), key=_by_number),
         notes=notes,
     )
+
+
+def new_folder(out: Path) -> str:
+    """What to add to "written to FILE" where writing will make the file's folder; asked before it is written."""
+    return "" if out.parent.exists() else f" (and made the folder {out.parent})"
 
 
 def write_text(out: Path, text: str) -> Path:
@@ -171,6 +179,22 @@ def _object(file: Path, notes: list[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         notes.append(f"{file.name} is torn: it is not a JSON object")
         return {}
+    return value
+
+
+def _config(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The run's configuration, ``{}`` with a note where there is none; raises UserError if it is torn."""
+    file = path / "config.json"
+    text = _read(file, notes)
+    try:
+        value = json.loads(text) if text or file.exists() else {}
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(
+            f"run {str(path)!r} has a torn config.json, which is no JSON object: put a copy of the file back, or leave "
+            "the run out."
+        )
     return value
 
 

@@ -15,7 +15,7 @@ PALETTE = f"""
   --page: #f6f6f3; --card: #ffffff; --ink: #1a1e23; --muted: #5a636e; --rule: #e4e4de; --soft: #f0f0ec; }}
 @media (prefers-color-scheme: dark) {{ :root {{ {_colors(DARK)}
   --page: #121518; --card: #1a1e22; --ink: #e8eaed; --muted: #9ca6b1; --rule: #2d3339; --soft: #22272c; }} }}
-{"".join(f".s{index} {{ --c: var(--s{index}); }}" for index in range(len(LIGHT)))}
+{"".join(f".s{index} {{ --c: var(--s{index}); }}" for index in range(len(LIGHT)))} .sk {{ --c: var(--ink); }}
 """
 
 CHART = """
@@ -25,12 +25,13 @@ svg text.label { fill: var(--ink); }
 svg text.title { fill: var(--ink); font-size: 17px; font-weight: 650; }
 .grid { stroke: var(--rule); } .axis, .tick { stroke: var(--muted); opacity: .6; }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
-.line.faint { stroke-width: 1; opacity: .45; }
-.band { fill: var(--c); opacity: .16; }
+.line.faint { stroke-width: 1; opacity: .45; } .line.thin { stroke-width: 1.25; opacity: .85; }
+.line.again { stroke-dasharray: 7 4; }
+.band { fill: var(--c); opacity: .14; } .band.sk { opacity: .09; }
+svg text.tag { fill: var(--c); font-weight: 600; } .tie { stroke: var(--c); fill: none; opacity: .6; }
 .dot { fill: var(--c); }
 .mark line { stroke: var(--c); stroke-width: 2; } .mark path { fill: var(--card); stroke: var(--c); stroke-width: 2; }
-.rule { stroke: var(--muted); stroke-dasharray: 2 4; } svg text.rule-name { font-size: 11px;
-  paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; }
+.rule { stroke: var(--muted); stroke-dasharray: 2 4; }
 """
 
 PAGE = """
@@ -56,21 +57,37 @@ p { margin: 0 0 .8em; max-width: 72ch; }
 figure { margin: 0 0 16px; position: relative; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; touch-action: pan-y; }
 figure svg:focus-visible { outline: 2px solid var(--s0); outline-offset: 4px; border-radius: 4px; }
-figure svg.narrow { display: none; }
+figure svg.narrow, .legend.beside-names { display: none; }
 figcaption { margin-top: 10px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; padding: 0; margin: 0 0 12px;
   font-size: .88rem; }
 .legend .swatch { height: 4px; margin: 0 8px 4px 0; vertical-align: middle; border-radius: 2px; }
-.multiples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px; }
+.again .swatch, .swatch.again {
+  background: repeating-linear-gradient(90deg, var(--c) 0 4px, transparent 4px 6px); }
+.multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 16px; }
 .multiples figure { margin: 0; }
+.card > .chart, .pane > .chart { margin: 0; }
+.switch { position: relative; } .switch > input { position: absolute; opacity: 0; }
+.tabs { position: absolute; top: 14px; right: 18px; display: flex; border: 1px solid var(--rule); border-radius: 8px;
+  overflow: hidden; font-size: .82rem; z-index: 1; }
+.tabs label { padding: 4px 12px; cursor: pointer; color: var(--muted); }
+.pane { display: none; }
+.switch > input:nth-of-type(1):checked ~ .pane:nth-of-type(2),
+.switch > input:nth-of-type(2):checked ~ .pane:nth-of-type(3) { display: block; }
+.switch > input:nth-of-type(1):checked ~ .tabs label:nth-of-type(1),
+.switch > input:nth-of-type(2):checked ~ .tabs label:nth-of-type(2) { background: var(--soft); color: var(--ink);
+  font-weight: 600; }
+.switch > input:focus-visible ~ .tabs { outline: 2px solid var(--s0); outline-offset: 2px; }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(280px, 100%), 1fr)); gap: 16px; }
 .videos figure { margin: 0; }
 video { display: block; width: 100%; max-height: 70vh; background: #000; border-radius: 8px; }
+.filters { image-rendering: pixelated; width: 100%; max-width: 900px; display: block; border-radius: 4px; }
 .scroll { overflow-x: auto; padding: 4px 20px; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 8px 14px 8px 0; border-bottom: 1px solid var(--rule); vertical-align: middle; }
 tr:last-child > td, tr:last-child > th { border-bottom: 0; }
-th { font-weight: 600; } thead th { color: var(--muted); font-size: .8rem; white-space: nowrap; }
+th { font-weight: 600; } tbody th { white-space: nowrap; } .settings tbody th { white-space: normal; }
+thead th { color: var(--muted); font-size: .8rem; white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 td.small { min-width: 250px; }
 td:last-child, th:last-child { padding-right: 0; }
@@ -78,6 +95,7 @@ tr.ours th, tr.ours td.n { font-weight: 650; } tr.ours .bar i { background: var(
 tr.edge th, tr.edge td { color: var(--muted); font-style: italic; }
 .bar { width: 26%; min-width: 90px; } .bar i { display: block; height: 10px; border-radius: 3px;
   background: color-mix(in srgb, var(--muted) 45%, transparent); min-width: 2px; }
+td.strip, td.n + td:not(.n), th.n + th:not(.n) { padding-left: 22px; }
 .strip { width: 120px; } .strip svg { display: block; width: 120px; height: 22px; overflow: visible; }
 .strip .base { stroke: var(--rule); } .strip .game { stroke: var(--c); opacity: .35; }
 .strip .span { stroke: var(--c); stroke-width: 4; stroke-linecap: round; } .strip circle { fill: var(--c);
@@ -85,10 +103,16 @@ tr.edge th, tr.edge td { color: var(--muted); font-style: italic; }
 .settings td, .settings th { overflow-wrap: anywhere; font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace;
   font-size: .8rem; font-weight: 400; padding-top: 4px; padding-bottom: 4px; }
 .settings tbody th { color: var(--muted); width: 34%; } .settings thead th { font-weight: 600; }
+.facts { margin-bottom: 12px; } .facts dl { columns: 250px; column-gap: 36px; margin: 0; }
+.facts dl div { display: flex; justify-content: space-between; gap: 12px; border-bottom: 1px solid var(--rule);
+  break-inside: avoid; padding: 3px 0; font: .8rem ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+.facts dt { color: var(--muted); } .facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
+.card.scroll:has(.settings) { margin-bottom: 12px; }
 details { margin-bottom: 12px; } summary { cursor: pointer; font-weight: 600; }
 details[open] summary { margin-bottom: 8px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem; margin: 0 0 .8em; }
-.warn { border-left: 4px solid var(--s1); } .warn ul { margin: 0; padding-left: 1.2em; }
+.warn { border-left: 4px solid var(--s1); margin-top: 10px; padding-top: 12px; padding-bottom: 12px; }
+.warn ul { margin: 0; padding-left: 1.2em; }
 .empty { color: var(--muted); font-style: italic; margin: 0; padding: 24px 0; }
 .cursor { stroke: var(--ink); opacity: .5; pointer-events: none; } .spot { fill: var(--card); stroke: var(--c);
   stroke-width: 2; pointer-events: none; }
@@ -97,7 +121,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem; margin:
 .readout b { font-variant-numeric: tabular-nums; } .readout div { white-space: nowrap; }
 .readout .swatch { width: 9px; height: 9px; margin-right: 7px; }
 @media (max-width: 640px) { main { padding: 24px 12px 60px; } .card { padding: 14px; border-radius: 10px; }
-  figure svg.wide { display: none; } figure svg.narrow { display: block; } .scroll { padding: 4px 14px; } }
+  figure svg.wide { display: none; } figure svg.narrow { display: block; } .scroll { padding: 4px 14px; }
+  .legend.beside-names { display: flex; } .tabs { position: static; width: max-content; margin: 0 0 10px; } }
 @media print { body { background: none; } .card { break-inside: avoid; } }
 """
 
@@ -142,8 +167,8 @@ function equip(figure, svg, data) {
       const i = nearest(s.x, at), line = document.createElement('div'), dot = document.createElement('span');
       const value = document.createElement('b');
       place = s.x[i];
-      element(layer, 'circle', {class: 'spot s' + s.color, cx: px(s.x[i]), cy: py(s.y[i]), r: 4});
-      dot.className = 'swatch s' + s.color;
+      element(layer, 'circle', {class: 'spot ' + s.color, cx: px(s.x[i]), cy: py(s.y[i]), r: 4});
+      dot.className = 'swatch ' + s.color;
       value.textContent = text(s.y[i]);
       line.append(dot, s.name + ' ', value, s.low.length ? ' (' + text(s.low[i]) + ' to ' + text(s.high[i]) + ')' : '');
       readout.append(line);

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
-from retorq.report.chart import SERIES_COLORS, interval, short
-from retorq.report.curves import Group, evaluation_interval, flatten, settings_text
+from retorq.report.chart import shade
+from retorq.report.curves import Group, evaluation_interval, flatten
 from retorq.report.runs import Row, Run, number, numbers
+from retorq.report.ticks import interval, short
 from retorq.running.scores import PUBLISHED, game_id, human_normalised, published, reference
 
 PUBLISHED_FRAMES = 200e6
@@ -44,18 +45,18 @@ def _cells(*values: str) -> str:
     return "".join(f'<td class="n">{value}</td>' for value in values)
 
 
-def _strip(row: Row, low: float, high: float, color: int) -> str:
+def _strip(row: Row, low: float, high: float, color: str) -> str:
     """All scores of an evaluation as ticks, the mean as a dot, the interval as a bar, on the table's scale."""
     scores = numbers(row, "scores")
     mean, bottom, top = evaluation_interval(row)
-    span = (high - low) or 1.0
 
     def x(value: float) -> str:
-        return f"{4 + 112 * (min(max(value, low), high) - low) / span:.1f}"
+        share = (min(max(value, low), high) - low) / (high - low) if high > low else 0.5
+        return f"{4 + 112 * share:.1f}"
 
     games = "".join(f'<line class="game" x1="{x(s)}" x2="{x(s)}" y1="5" y2="17"/>' for s in sorted(set(scores))[:400])
     return (
-        f'<td class="strip s{color}"><svg viewBox="0 0 120 22" role="img">'
+        f'<td class="strip {color}"><svg viewBox="0 0 120 22" role="img">'
         f"<title>{len(scores)} scores from {short(min(scores))} to {short(max(scores))}</title>"
         f'<line class="base" x1="4" x2="116" y1="11" y2="11"/>{games}'
         f'<line class="span" x1="{x(bottom)}" x2="{x(top)}" y1="11" y2="11"/>'
@@ -65,27 +66,33 @@ def _strip(row: Row, low: float, high: float, color: int) -> str:
 
 def evaluation_table(groups: Sequence[Group], most: int = 12) -> str:
     """Every evaluation of the groups (the last ``most`` of each run), or a sentence where there is none."""
-    chosen = [(group, run, row) for group in groups for run in group.runs for row in run.evaluations[-most:]]
+    chosen = [
+        (group, run, shade(color), row)
+        for group in groups
+        for run, color in zip(group.runs, group.run_colors(), strict=True)
+        for row in run.evaluations[-most:]
+    ]
     if not chosen:
         return '<p class="empty">No evaluation yet.</p>'
-    every = [score for _, _, row in chosen for score in numbers(row, "scores")]
+    every = [score for *_, row in chosen for score in numbers(row, "scores")]
     human = ["#Of human"] if reference(groups[0].env) else []
     head = _head(
         "Run", "#Mean", "#95% interval", *human, "All scores", "#Median", "#Games", "#Steps", "#Epsilon", "Protocol"
     )
-    rows = [_evaluation_row(group, run, row, min(every), max(every)) for group, run, row in chosen]
+    rows = [_evaluation_row(*entry, min(every), max(every)) for entry in chosen]
     hidden = sum(max(0, len(run.evaluations) - most) for group in groups for run in group.runs)
     note = f" {hidden} earlier evaluations are not listed." if hidden else ""
-    scale = f"{short(min(every))} to {short(max(every))}"
+    low, high = short(min(every)), short(max(every))
+    scale = f"every row on the same scale, {low} to {high}" if high != low else f"every score is {low}"
     return (
         table(head, rows)
         + f'<p class="note">Scores: one tick per game, the dot is the mean, the bar its 95% bootstrap interval; '
-        f"every row on the same scale, {scale}. The interval covers chance between games of one trained network, "
+        f"{scale}. The interval covers chance between games of one trained network, "
         f"not between training runs.{note}</p>"
     )
 
 
-def _evaluation_row(group: Group, run: Run, row: Row, low: float, high: float) -> str:
+def _evaluation_row(group: Group, run: Run, color: str, row: Row, low: float, high: float) -> str:
     scores = numbers(row, "scores")
     mean, bottom, top = evaluation_interval(row)
     center, below, above = interval(mean, bottom, top)
@@ -95,7 +102,7 @@ def _evaluation_row(group: Group, run: Run, row: Row, low: float, high: float) -
     steps = short(float(row["step"]))
     return (
         f'<tr><th scope="row">{escape(run.label)}</th>{_cells(f"<strong>{center}</strong>", between, *human)}'
-        + _strip(row, low, high, group.color % SERIES_COLORS)
+        + _strip(row, low, high, color)
         + _cells(short(float(np.median(scores))), str(len(scores)), steps, "" if epsilon is None else f"{epsilon:g}")
         + f"<td>{escape(str(row.get('protocol') or 'not told'))}</td></tr>"
     )
@@ -171,7 +178,7 @@ def _our_entry(group: Group) -> _Entry | None:
     many = f"mean of {len(means)} runs, {short(min(means))} to {short(max(means))}" if len(means) > 1 else "one run"
     protocols = sorted({str(row["protocol"]) for row in rows if row.get("protocol")})
     how = ", ".join(["last evaluation", many, *(f"protocol {name}" for name in protocols)])
-    return _Entry(f"ours s{group.color % SERIES_COLORS}", group.name, float(np.mean(means)), how)
+    return _Entry(f"ours {shade(group.color)}", group.name, float(np.mean(means)), how)
 
 
 def _score_row(env: str, entry: _Entry, low: float, high: float) -> str:
@@ -181,30 +188,3 @@ def _score_row(env: str, entry: _Entry, low: float, high: float) -> str:
         f'<td class="bar"><i style="width:{width:.1f}%"></i></td>{_cells(percent(env, entry.score))}'
         f'<td class="small">{escape(entry.how)}</td></tr>'
     )
-
-
-def settings_tables(runs: Sequence[Run], part: str = "config") -> str:
-    """Settings (``part="config"``) or versions of all runs: first what differs, then what they share."""
-    records: list[Mapping[str, str]] = [
-        {key: settings_text(value) for key, value in flatten(getattr(run, part))} for run in runs
-    ]
-    keys = list(dict.fromkeys(key for record in records for key in record))
-    if not keys:
-        return '<p class="empty">None stored.</p>'
-    same = [key for key in keys if len({record.get(key) for record in records}) == 1]
-    parts = []
-    if len(same) < len(keys):
-        head = [*_head("differs"), *(f'<th scope="col">{escape(run.name)}</th>' for run in runs)]
-        rows = [
-            f'<tr><th scope="row">{escape(key)}</th>'
-            + "".join(f"<td>{escape(record.get(key, '—'))}</td>" for record in records)
-            + "</tr>"
-            for key in keys
-            if key not in same
-        ]
-        parts.append(f"{table(head, rows, 'settings')}<br>")
-    rows = [f'<tr><th scope="row">{escape(key)}</th><td>{escape(records[0][key])}</td></tr>' for key in same]
-    if rows:
-        head = _head("same in all runs" if len(runs) > 1 else "setting", "value")
-        parts.append(table(head, rows, "settings"))
-    return "".join(parts)

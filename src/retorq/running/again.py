@@ -144,15 +144,21 @@ def choose(words: Sequence[str], scores: Sequence[float]) -> dict[int, str]:
         return {}
     if not len(scores):
         raise UserError(f"video is {words[0]!r}, but no game was completed.")
-    order = np.argsort(scores, kind="stable")
-    named = {"best": int(np.argmax(scores)), "worst": int(order[0]), "median": int(order[(len(scores) - 1) // 2])}
+    by_score = np.sort(scores)
+    wanted = {"best": by_score[-1], "worst": by_score[0], "median": by_score[(len(scores) - 1) // 2]}
+    named = {name: int(np.argmax(scores == value)) for name, value in wanted.items()}
     found: dict[int, list[str]] = {}
     for word in words:
         number = named[word] if word in NAMED else int(word)
         if number >= len(scores):
             raise UserError(f"video is {word!r}, but {len(scores)} games were played; give 0 to {len(scores) - 1}.")
         found.setdefault(number, []).extend([word] if word in NAMED else [])
-    return {number: " and ".join(dict.fromkeys(names)) for number, names in found.items()}
+    return {number: _listed(list(dict.fromkeys(names))) for number, names in found.items()}
+
+
+def _listed(names: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 class _Column:

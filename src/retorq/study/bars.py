@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from html import escape
 
 from retorq.report import style
-from retorq.report.chart import SERIES_COLORS, interval, nice_ticks, tick_labels
+from retorq.report.chart import SERIES_COLORS
+from retorq.report.ticks import interval, nice_ticks, tick_labels
 
 ROW, TOP, BOTTOM, RIGHT = 30, 58, 52, 24
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from retorq.bench.table import Cell, Row, columns
 from retorq.report import style
-from retorq.report.chart import SERIES_COLORS, Chart, draw, short
+from retorq.report.chart import SERIES_COLORS, Chart, draw
 from retorq.report.curves import Axis, Group, group_lines
 from retorq.report.runs import load_run, write_text
 from retorq.report.tables import table as card
+from retorq.report.ticks import short
 from retorq.study import bars
 from retorq.study.design import Job, Study, Task, slug
 from retorq.study.results import (

@@ -157,6 +157,28 @@ def jobs(agents: list[str], tasks: list[str], seeds: int | None, again: bool) ->
                     yield agent, name, seed
 
 
+def table() -> str:
+    """The csv as a table for docs/results.md: agents by tasks, the seeds' mean scores, and how many reached the aim."""
+    cells: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in read(OUT):
+        cells.setdefault((row["agent"], row["task"]), []).append(row)
+    tasks = [task for task in TASKS if any(name == task for _, name in cells)]
+    lines = ["| agent | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    aims = [f"{TASKS[task].aim} / {TASKS[task].aim_memory}" for task in tasks]
+    lines.append("| *aim without / with memory* | " + " | ".join(aims) + " |")
+    for agent in AGENTS:
+        lines.append(f"| {agent} | " + " | ".join(_cell(cells.get((agent, task), [])) for task in tasks) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(found: list[dict[str, str]]) -> str:
+    if not found:
+        return ""
+    means = [float(row["mean"]) for row in found]
+    passed = sum(row["passed"] == "True" for row in found)
+    return f"{sum(means) / len(means):.4g} ({passed} of {len(found)})"
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,7 +187,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="seeds 0..N-1 (default: by task)")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--again", action="store_true", help="make rows anew that are there")
+    parser.add_argument("--table", action="store_true", help="print the table of docs/results.md, and train nothing")
     asked = parser.parse_args()
+    if asked.table:
+        print(table(), end="")
+        return
     with ProcessPoolExecutor(asked.workers, max_tasks_per_child=1) as pool:
         waiting = [pool.submit(run, *job) for job in jobs(asked.agents, asked.tasks, asked.seeds, asked.again)]
         for done in as_completed(waiting):

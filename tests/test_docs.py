@@ -171,3 +171,10 @@ def test_every_dependency_is_pinned_and_explained() -> None:
     }
     assert names - {pin.lower() for pin in pins} == set()
     assert explained == names
+
+
+def test_the_learning_table_is_that_of_its_csv() -> None:
+    """``python benchmarks/family.py --table`` prints what docs/results.md shows."""
+    from benchmarks.family import table as printed
+
+    assert printed() in (ROOT / "docs" / "results.md").read_text()

@@ -102,9 +102,9 @@ def test_too_many_words():
 
 def test_help_is_shown_whatever_else_is_wrong(capsys):
     with pytest.raises(SystemExit) as end:
-        read(Asked, ["--help"], "do")
+        read(Asked, ["x", "--number", "no", "-h"], "do")
     assert end.value.code == 0
-    assert "usage: do" in capsys.readouterr().out
+    assert "usage: do [-h] [OPTIONS] WHAT" in capsys.readouterr().out
     assert told(Asked, ["x", "--help", "--nonsense"], "do") == {"what": ["x"]}
 
 

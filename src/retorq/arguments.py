@@ -67,9 +67,8 @@ def read(kind: type[T], words: Sequence[str], prog: str) -> T:
     """
     import tyro
 
-    if "-h" not in words and "--help" not in words:
-        words = _in_order(kind, told(kind, words, prog))
-    return tyro.cli(kind, args=list(words), prog=prog)
+    helped = "-h" in words or "--help" in words
+    return tyro.cli(kind, args=["--help"] if helped else _in_order(kind, told(kind, words, prog)), prog=prog)
 
 
 def told(kind: type, words: Sequence[str], prog: str) -> Told:

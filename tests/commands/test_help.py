@@ -65,6 +65,7 @@ def test_every_setting_is_in_the_help_with_its_values_by_preset(agent, monkeypat
 def test_the_lines_are_of_settings_that_exist_in_one_group_each():
     names = [name for group in HELP.values() for name in group]
     known = {field.name for agent in algorithms.AGENTS for field in fields(algorithms.load(agent).Config)}
+    assert known - set(names) == set(), "each needs a line in algorithms/help.py"
     assert sorted(names) == sorted(known)
     assert GROUPS.keys() == HELP.keys()
 

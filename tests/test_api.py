@@ -73,8 +73,8 @@ def test_evaluation_and_pictures(trained):
     player = trained.load()
     assert player.evaluate(episodes=2)["episodes"] == 2
     frames = list(player.watch(seed=2))
-    assert len(frames) == 11
-    assert len(list(player.watch(seed=2, longest=4))) == 4
+    assert len(frames) == 12  # where the game begins, and after each step
+    assert len(list(player.watch(seed=2, longest=4))) == 5
     assert frames[0].dtype == np.uint8
     assert frames[0].shape[2] == 3
 

@@ -12,6 +12,7 @@ from tests.small import SETTINGS, agent, command, flags
 import retorq
 from retorq.envs.options import EnvOptions
 from retorq.running.actors import ENTRY, actors, recipes, row_bytes
+from retorq.running.checkpoint import newest
 from retorq.running.train import RunOptions, Task
 from retorq.running.trainer import Trainer
 from retorq.types import UserError
@@ -118,3 +119,24 @@ def test_a_stopped_run_goes_on_with_new_games_and_says_so(tmp_path, monkeypatch,
     assert "new games were begun" in out
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] >= 1200
+
+
+def test_an_actor_that_is_killed_is_told_and_counted(tmp_path, monkeypatch, capsys):
+    settings = {**SETTINGS, "num_envs": 4, "replay_size": 4_000, "warmup": 60}
+    settings |= {"preset": "toy", "pool": "process", "actors": 2, "actor_rows": 5, "log_every": 100, "steps": 1500}
+    step, killed = Trainer.step, []
+
+    def stepping(self):
+        step(self)
+        if self.steps >= 500 and not killed:
+            killed.append(self.pool._actors[1].process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    run = retorq.train("memory", run=tmp_path / "run", say=print, **settings)
+    assert run.code == 0
+    told = "actor 1 was killed by SIGKILL (out of memory or a crash in native code); its games were cut"
+    assert told in capsys.readouterr().out
+    assert run.metrics[-1]["actors_replaced"] == 1
+    assert "actors_replaced" not in run.metrics[0]
+    assert newest(tmp_path / "run" / "checkpoints").state["trainer"]["actor"]["replaced"] == 1

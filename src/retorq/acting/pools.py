@@ -22,6 +22,8 @@ class ActorPool(Protocol):
 
     steps: int
     """Agent steps handed out so far, all columns together."""
+    replaced: int
+    """How many actors were lost and replaced since the run began."""
 
     def receive(self) -> Iterable[Chunk]:
         """Rows that have arrived (a local pool acts now); none if nothing came within a moment."""
@@ -54,6 +56,8 @@ class LocalPool:
     In float32 the actor shares the learner's weights; in bfloat16 it has a rounded copy, refreshed by ``publish``, so
     that acting does not round eight million weights anew at every step.
     """
+
+    replaced = 0
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor

@@ -37,6 +37,7 @@ class Supervised(ABC):
         self.versions = [-1] * len(recipes)
         """Version of the weights that each actor last acted with."""
         self.restarts = [0] * len(recipes)
+        self.replaced = 0
         self.inbox, self.streams = Inbox(len(recipes)), Streams()
         self._episodes: list[Episode] = []
         self._faults: list[str] = []
@@ -101,6 +102,7 @@ class Supervised(ABC):
         recipe = self.recipes[actor]
         self._closing += self.streams.cut(range(recipe.first, recipe.first + recipe.columns))
         self.restarts[actor] += 1
+        self.replaced += 1
         if self.restarts[actor] > self.most_restarts:
             raise Diverged(
                 f"actor {actor} {reason}, and had been started anew {self.most_restarts} times before; look at what "
@@ -121,11 +123,11 @@ class Supervised(ABC):
 
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The rows held back and the counters; games and generators of the actors are not kept."""
-        return self.streams.state_dict(), {"steps": self.steps, "restarts": list(self.restarts)}
+        return self.streams.state_dict(), {"steps": self.steps, "replaced": self.replaced}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
         """Put back what ``state_dict`` gave; False: the games begin anew, see ``cut``."""
-        self.steps = int(numbers["steps"])
+        self.steps, self.replaced = int(numbers["steps"]), int(numbers["replaced"])
         self.streams.load_state_dict(tensors)
         return False
 

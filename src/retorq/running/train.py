@@ -228,7 +228,8 @@ def _loop(
 
 
 def _values(trainer: Trainer) -> dict[str, float]:
-    return trainer.means() | {"epsilon": trainer.epsilon, "replay_ratio": _ratio(trainer)}
+    values = trainer.means() | {"epsilon": trainer.epsilon, "replay_ratio": _ratio(trainer)}
+    return values | ({"actors_replaced": float(trainer.pool.replaced)} if trainer.pool.replaced else {})
 
 
 def _ratio(trainer: Trainer) -> float:

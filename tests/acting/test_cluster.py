@@ -63,6 +63,10 @@ print(8265 in {address.port for address in listening})
 print(os.environ['RAY_AUTH_MODE'], os.environ['RAY_USAGE_STATS_ENABLED'])
 pool.close()
 print(folder.exists(), 'RAY_AUTH_TOKEN_PATH' in os.environ)
+pool = pools.on_ray(network); pool.publish(network, 1)
+while not all(version == 1 for version in pool.versions): pool.receive()
+pool.close()
+print('again')
 """
 
 
@@ -70,7 +74,7 @@ print(folder.exists(), 'RAY_AUTH_TOKEN_PATH' in os.environ)
 def test_ray_is_closed_to_everybody_else():
     """Private files, loopback addresses, a token, no dashboard, no statistics; and nothing is left."""
     out, _ = program(SAFETY, "on_ray").communicate(timeout=120)
-    assert out.splitlines() == ["0o700 0o600", "{'127.0.0.1'} True", "False", "token 0", "False False"]
+    assert out.splitlines() == ["0o700 0o600", "{'127.0.0.1'} True", "False", "token 0", "False False", "again"]
 
 
 HEADLESS = """

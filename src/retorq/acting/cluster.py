@@ -27,6 +27,8 @@ SAFE = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
+TOKEN = secrets.token_hex(32)
+"""Of every Ray that this process starts: Ray reads it once and keeps it."""
 STORE = 100 << 20
 """Least bytes of Ray's object store, through which messages and weights go."""
 
@@ -58,7 +60,7 @@ def private_folder() -> Path:
     folder.chmod(0o700)
     token = folder / "token"
     token.touch(0o600)
-    token.write_text(secrets.token_hex(32))
+    token.write_text(TOKEN)
     return folder
 
 

@@ -65,7 +65,7 @@ def test_repetitions_that_are_alone_have_colors_of_their_own(make_run: Make) -> 
     axis = progress_axis(runs)
     lines = learning_chart([group], axis, "t").lines
     assert [(line.name, line.color, line.thin) for line in lines] == [
-        ("recurrent_iqn (mean)", INK, False),
+        ("mean", INK, False),
         ("seed 4", 0, True),
         ("seed 5", 1, True),
     ]

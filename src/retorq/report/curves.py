@@ -214,7 +214,8 @@ def _mean_line(group: Group, curves: Sequence[tuple[Sequence[float], Sequence[fl
     if together is None:
         return None
     x, mean, low, high = (list(map(float, part)) for part in together)
-    return Line(name=f"{group.name} (mean)", x=x, y=mean, low=low, high=high, color=group.color)
+    name = "mean" if group.alone else f"{group.name} (mean)"
+    return Line(name=name, x=x, y=mean, low=low, high=high, color=group.color)
 
 
 def group_lines(group: Group, axis: Axis) -> Iterator[Line]:

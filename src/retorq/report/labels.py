@@ -20,8 +20,8 @@ class Label(NamedTuple):
 
 
 def text_width(text: str) -> float:
-    """About how wide a text is in the charts' font."""
-    return 6.4 * len(text)
+    """How wide a text is in the charts' font at most: for the wide fonts among those that a viewer may have."""
+    return 7.4 * len(text)
 
 
 def apart(wanted: Sequence[float], low: float, high: float, gap: float = GAP) -> list[float]:

@@ -17,7 +17,7 @@ STYLE = """
 .panel .act .mean { stroke: var(--ink); stroke-width: 2; } .panel .name, .panel .number { font-size: 14px; }
 .panel .deciles { stroke: var(--muted); fill: none; } .panel .act.taken .deciles { stroke: var(--s0); }
 .panel .act.taken .name, .panel .act.taken .number { fill: var(--ink); font-weight: 650; }
-.panel.over .act { opacity: .35; }
+.panel.ended .act { opacity: .35; }
 .film .values { margin: 18px 0 0; }
 .now { stroke: var(--ink); stroke-width: 1.5; opacity: .8; pointer-events: none; }
 @media (max-width: 640px) { .panel text, .panel .name, .panel .number { font-size: 20px; } }
@@ -101,7 +101,7 @@ function film(block) {
       act.querySelector('.number').textContent = value.toFixed(told.digits).replace('-', '−');
       act.classList.toggle('taken', !over && told.taken[at] === a);
     });
-    svg.classList.toggle('over', over);
+    svg.classList.toggle('ended', over);
     for (const move of marks) move(at * told.stride);
     clock.replaceChildren();
     const score = told.score[over ? told.score.length - 1 : at];
@@ -114,6 +114,9 @@ function film(block) {
     if (over) clock.append('game over');
   }
   function follow() { show(); if (!video.paused) requestAnimationFrame(follow); }
+  const asked = /^#at=([\\d.]+)$/.exec(location.hash);  // page.html#at=3.5: three seconds and a half into every film
+  if (asked) video.addEventListener('loadedmetadata', () => { video.currentTime = +asked[1]; }, {once: true});
+  if (asked && video.readyState) video.currentTime = +asked[1];
   for (const name of ['play', 'seeked', 'timeupdate', 'loadeddata']) video.addEventListener(name, follow);
   show();
 }

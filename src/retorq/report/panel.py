@@ -34,7 +34,8 @@ def panel(notes: Notes) -> str:
     row = max(20.0, min(76.0, 330.0 / len(notes.actions)))
     bottom = len(notes.actions) * row + 6
     scale = (WIDTH - LEFT - RIGHT) / (high - low)
-    digits = max(0, min(6, 2 - math.floor(math.log10(high - low))))
+    spread = float(np.ptp(notes.values)) or high - low
+    digits = max(0, min(6, 2 - math.floor(math.log10(spread))))
     parts = list(_axis(low, high, scale, bottom))
     for index, name in enumerate(notes.actions):
         base = (index + 1) * row - 6

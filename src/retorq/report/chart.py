@@ -243,7 +243,7 @@ def draw(chart: Chart, width: int, height: int, *, top: int = 30, extra: str = "
     x_high = max([line.x[-1] for line in chart.lines if line.x] + [mark.x for mark in chart.marks])
     names = _names(chart, rules, x_high)
     margin = (
-        14 + 6.8 * max(map(len, texts), default=1),
+        18 + 7.2 * max(map(len, texts), default=1),
         16 + max((8 + text_width(name) for name, *_ in names), default=0),
     )
     frame = _frame(chart, width, height, top, margin, (y_low, y_high))

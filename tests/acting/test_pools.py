@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from tests.acting import elsewhere
 
 from retorq.acting.cluster import LocalRay
@@ -18,6 +20,7 @@ from retorq.acting.pools import LocalPool
 from retorq.acting.processes import SLOTS, ProcessPool
 from retorq.acting.ray_pool import RayPool
 from retorq.acting.remote import Part, Recipe
+from retorq.acting.shared import SharedWeights, size, unnamed_file
 from retorq.types import Diverged, UserError
 
 COLUMNS, ACTORS, ROWS = 4, 2, 5
@@ -214,15 +217,85 @@ def test_the_state_of_a_pool_closes_the_streams_after_a_resume(make):
     other.publish(network, 0)
     assert other.load_state_dict(tensors, numbers) is False
     assert other.steps >= pool.steps
+    other.publish(network, 9)  # what a resume puts back comes after the first weights, and before anybody acts
     for where, rows in other.cut():
         assert rows.last.all()
         for at, column in enumerate(where):
             seen = rows.inputs.observation["obs"][0, at]
             row = (int(seen[0]), int(seen[1]), bool(rows.inputs.first[0, at]), True, True, 0, 0.0, float(seen[1]))
             streams[column].append(row)
-    again, _ = gathered(other, 30)
+    again, _ = gathered(other, 1)
+    assert make.name == "local" or set(other.versions) <= {9, -1}
+    later, _ = gathered(other, 30)
+    again = [one + more for one, more in zip(again, later, strict=True)]
     for stream, later in zip(streams, again, strict=True):
         check(stream + later, cuts=0 if stream[-1][0] == -1 else 1)
+
+
+def test_rows_stay_as_they_are_until_the_next_ones_are_asked_for(make):
+    """However much their actor has written meanwhile."""
+    pool, network = make()
+    pool.publish(network, 0)
+    for _ in range(3):
+        while not (chunks := pool.receive()):
+            pass
+        before = [rows.inputs.observation["obs"].tobytes() + rows.reward.tobytes() for _, rows in chunks]
+        if make.name != "local":
+            time.sleep(0.5)
+        after = [rows.inputs.observation["obs"].tobytes() + rows.reward.tobytes() for _, rows in chunks]
+        assert before == after
+
+
+def test_a_checkpoint_holds_the_ends_of_games_that_were_not_handed_out_yet():
+    """An actor is lost, and the run stops before its games' last rows are asked for."""
+    pool, network = processes(elsewhere.Weighted()), elsewhere.Weighted()
+    try:
+        pool.publish(network, 0)
+        gathered(pool, 10)
+        pool._replace(1, "was taken away")
+        tensors, numbers = pool.state_dict()
+        other = processes(elsewhere.Weighted())
+        other.load_state_dict(tensors, numbers)
+        ended = sorted(int(column) for columns, rows in other.cut() for column in columns if rows.last.all())
+        other.close()
+        assert ended == list(range(COLUMNS))
+        assert numbers["replaced"] == other.replaced == 1
+    finally:
+        pool.close()
+
+
+def test_weights_are_never_read_half_written():
+    """While they are written all the time, and slowly."""
+    written = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(50_000), requires_grad=False) for _ in range(20))
+    file = unnamed_file(size(written))
+    shared, reader = SharedWeights(written, file), SharedWeights(written, file)
+    copy = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(50_000), requires_grad=False) for _ in range(20))
+    stop = threading.Event()
+
+    def write():
+        for number in range(1, 10_000):
+            for parameter in written:
+                parameter.data.fill_(number)
+            shared.write(written, number)
+            if stop.wait(0.002):
+                return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        seen = set()
+        for _ in range(100):
+            version = reader.read(copy)
+            assert {float(parameter[0]) for parameter in copy} == {float(version)}
+            assert {float(parameter[-1]) for parameter in copy} == {float(version)}
+            seen.add(version)
+    finally:
+        stop.set()
+        thread.join()
+        reader.close()
+        shared.close()
+        os.close(file)
+    assert len(seen) > 10
 
 
 @pytest.fixture(params=["process", "ray"])

@@ -7,9 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from tests.small import SETTINGS, agent, command, flags
 
 import retorq
+from retorq import api
+from retorq.acting.remote import Player
 from retorq.envs.options import EnvOptions
 from retorq.running.actors import ENTRY, actors, recipes, row_bytes
 from retorq.running.checkpoint import newest
@@ -43,6 +46,39 @@ def test_a_recipe_builds_the_same_agent_elsewhere():
     assert (there.total, there.env.columns, there.seed) == (100, 2, 5)
     there.env.close()
     assert row_bytes(here.agent) > here.agent.layout.bytes_per_row()
+
+
+class Still:
+    """Weights that never change, at a given time of the run."""
+
+    edition = version = 0
+    clock = 37
+
+    def read(self, network):
+        return 0
+
+
+def test_an_actor_elsewhere_plays_its_share_of_the_run():
+    """Its rungs of the ladder by the run's clock, what it thought if that is asked for, states in half precision."""
+    made = api.compose(
+        "catch", agent="apex_dqn", preset="toy", config={"num_envs": 4}, options=EnvOptions(), device="cpu", seed=0
+    )
+    shares = recipes(made, RunOptions(steps=100, pool="process", actors=2, actor_rows=3))
+    players = [Player(share, actor=number, incarnation=0, seed=number) for number, share in enumerate(shares)]
+    whole = made.agent.explore.epsilon(37, 100)
+    for number, player in enumerate(players):
+        player.weights = Still()
+        assert player.pool.actor.explore.epsilon(0, 100).tolist() == whole[2 * number : 2 * number + 2].tolist()
+        message = player.message()
+        assert {int(column) for columns, _ in message.chunks for column in columns} == {2 * number, 2 * number + 1}
+        assert all({"value", "highest"} <= rows.extras.keys() for _, rows in message.chunks)
+        player.close()
+    [share] = recipes(task(), RunOptions(steps=100, pool="process", actors=1))
+    player = Player(share, actor=0, incarnation=0, seed=0)
+    player.weights = Still()
+    states = [rows.extras[name] for _, rows in player.message().chunks for name in ("state.h", "state.c")]
+    assert {state.dtype for state in states} == {torch.float16}
+    player.close()
 
 
 @pytest.mark.parametrize(

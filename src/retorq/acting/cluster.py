@@ -27,6 +27,7 @@ SAFE = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 TOKEN = secrets.token_hex(32)
 """Of every Ray that this process starts: Ray reads it once and keeps it."""
 STORE = 100 << 20
@@ -77,10 +78,12 @@ class LocalRay:
         if self.ray.is_initialized():
             raise UserError("Ray is already running in this program; retorq starts its own: call ray.shutdown() first.")
         self.folder = private_folder()
-        self._before = os.environ.get("RAY_AUTH_TOKEN_PATH")
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.folder / "token")
+        # These would lead to another cluster, or to another token.
+        self._before = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", TOKEN_PATH)}
+        os.environ[TOKEN_PATH] = str(self.folder / "token")
         try:
             self.context = self.ray.init(
+                address="local",
                 num_cpus=processors or os.cpu_count(),
                 include_dashboard=False,
                 object_store_memory=max(STORE, store),
@@ -101,8 +104,8 @@ class LocalRay:
     def close(self) -> None:
         """End Ray and remove its files; safe to call twice."""
         self.ray.shutdown()
-        if self._before is None:
-            os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
-        else:
-            os.environ["RAY_AUTH_TOKEN_PATH"] = self._before
+        for name, value in self._before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         shutil.rmtree(self.folder, ignore_errors=True)

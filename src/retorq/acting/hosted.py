@@ -19,12 +19,12 @@ class Offered:
     """The newest weights the learner offers, fetched only by actors whose own are older."""
 
     def __init__(self) -> None:
-        self.version, self.clock = -1, 0
+        self.edition, self.version, self.clock = -1, -1, 0
         self._where: list[Any] = []
 
-    def offer(self, version: int, clock: int, where: list[Any]) -> None:
-        """Note what there is: ``where`` holds the reference of version ``version``."""
-        self.version, self.clock, self._where = version, clock, where
+    def offer(self, edition: int, version: int, clock: int, where: list[Any]) -> None:
+        """Note what there is: ``where`` holds the reference of ``edition``, weights of version ``version``."""
+        self.edition, self.version, self.clock, self._where = edition, version, clock, where
 
     def read(self, network: Network) -> int:
         """Fetch the newest weights into ``network``; returns their version."""
@@ -60,9 +60,9 @@ class Hosted:
         except Exception as error:
             self._fault = fault(error)
 
-    def play(self, version: int, clock: int, where: list[Any]) -> tuple[str, np.ndarray]:
+    def play(self, edition: int, version: int, clock: int, where: list[Any]) -> tuple[str, np.ndarray]:
         """A message: its description as JSON, and the bytes of its rows; or what went wrong, and no bytes."""
-        self.offered.offer(version, clock, where)
+        self.offered.offer(edition, version, clock, where)
         try:
             if self._fault is None:
                 return _packed(self.player.message())

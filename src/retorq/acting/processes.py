@@ -74,17 +74,13 @@ class ProcessPool(Supervised):
         self._actors: list[_Process | None] = [None] * len(recipes)
         self._arrived: deque[tuple[int, dict[str, Any]]] = deque()
         self._to_free: tuple[int, int] | None = None
-        self._published = False
 
     def publish(self, network: Network, version: int) -> None:
-        """Write the weights where the actors look for them; the first call starts the actors."""
+        """Write the weights where the actors look for them."""
         self._weights.write(network, version)
-        if not self._published:
-            self._published = True
-            for actor in range(len(self.recipes)):
-                self._start(actor)
 
     def _start(self, actor: int) -> None:
+        self._weights.tick(self.steps)
         ours, theirs = Pipe()
         incarnation, seed = self._incarnate(actor)
         told = {

@@ -72,17 +72,15 @@ class RayPool(Supervised):
         self._ray = self._cluster.ray
         self._class = self._ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Hosted)
         self._actors: list[_Remote | None] = [None] * len(recipes)
-        self._published: tuple[int, list[Any]] | None = None
+        self._published: tuple[int, int, list[Any]] | None = None
+        self._edition = 0
         self._looked, self._unseen = time.monotonic(), 0
 
     def publish(self, network: Network, version: int) -> None:
-        """Put the weights into the object store; the first call starts the actors."""
+        """Put the weights into the object store."""
         arrays = [tensor.detach().cpu().numpy().copy() for tensor in tensors(network)]
-        begun = self._published is not None
-        self._published = (version, [self._ray.put(arrays)])
-        if not begun:
-            for actor in range(len(self.recipes)):
-                self._start(actor)
+        self._edition += 1
+        self._published = (self._edition, version, [self._ray.put(arrays)])
 
     def _start(self, actor: int) -> None:
         incarnation, seed = self._incarnate(actor)
@@ -95,8 +93,8 @@ class RayPool(Supervised):
         held = self._actors[actor]
         assert held is not None
         assert self._published is not None
-        version, where = self._published
-        held.calls[held.handle.play.remote(version, self.steps, where)] = time.monotonic()
+        edition, version, where = self._published
+        held.calls[held.handle.play.remote(edition, version, self.steps, where)] = time.monotonic()
 
     def _before(self) -> None:
         now = time.monotonic()
@@ -149,6 +147,14 @@ class RayPool(Supervised):
             self._unseen += 1
         if self._unseen >= HEAD_FAILURES:
             raise Stopped("Ray's head is gone; what was learned was saved. Start the cluster and go on with the run.")
+
+    def _replace(self, actor: int, reason: str) -> None:
+        # An actor cannot be started without a head, and waiting for one is what Ray would end this process for.
+        self._watch()
+        while self._unseen:
+            time.sleep(PERIOD)
+            self._watch()
+        super()._replace(actor, reason)
 
     def _kill(self, actor: int) -> None:
         held, self._actors[actor] = self._actors[actor], None

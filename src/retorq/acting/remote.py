@@ -69,8 +69,8 @@ class Weights(Protocol):
     """Where an actor elsewhere looks for newer weights, and for the run's clock."""
 
     @property
-    def version(self) -> int:
-        """Of the newest weights."""
+    def edition(self) -> int:
+        """Another number whenever weights were published, be it under the same version."""
 
     @property
     def clock(self) -> int:
@@ -96,12 +96,13 @@ class Player:
         )
         self.network = playing.network  # in float32; what acts may be a rounded copy
         self.pool = LocalPool(playing)
-        self.version, self.number = -1, 0
+        self.edition, self.version, self.number = -1, -1, 0
 
     def message(self) -> Message:
         """Do ``recipe.rows`` vector steps."""
-        if self.weights.version != self.version:
-            self.version = self.weights.read(self.network)
+        edition = self.weights.edition
+        if edition != self.edition:
+            self.edition, self.version = edition, self.weights.read(self.network)
             self.pool.publish(self.network, self.version)
         chunks: list[Chunk] = []
         for _ in range(self.recipe.rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from math import prod
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 HEADER = 64  # bytes before the weights: turn, version, clock, all int64
-TRIES = 1_000
+PATIENCE = 10.0
+"""Seconds that a reader waits for weights that are being written."""
 
 
 def unnamed_file(size: int) -> int:
@@ -43,7 +45,8 @@ def size(network: nn.Module) -> int:
 class SharedWeights:
     """A network's weights with their version, written by one process and read by many, never read half-written.
 
-    The writer counts ``turn`` up before and after it writes; a reader that finds it odd or changed reads again.
+    The writer counts ``turn`` up before and after it writes; a reader that finds it odd or changed reads again. (There
+    is no memory barrier: this relies on processors that keep the order of writes, as those of the x86 family do.)
 
     Args:
         network: Gives the order, shapes and data types.
@@ -61,6 +64,11 @@ class SharedWeights:
             offset += -(-tensor.nbytes // HEADER) * HEADER
 
     @property
+    def edition(self) -> int:
+        """Another number whenever weights were written, be it under the same version."""
+        return int(self._head[0])
+
+    @property
     def version(self) -> int:
         """Of the weights that are there now."""
         return int(self._head[1])
@@ -76,12 +84,12 @@ class SharedWeights:
 
     def write(self, network: nn.Module, version: int) -> None:
         """Publish ``network`` as ``version``."""
-        self._head[0] += 1
+        self._head[0] |= 1
         with torch.no_grad():
             for place, tensor in zip(self._places, tensors(network), strict=True):
                 place.copy_(tensor)
         self._head[1] = version
-        self._head[0] += 1
+        self._head[0] += 1  # not in a ``finally``: half-written weights must not count as whole
 
     def read(self, network: nn.Module) -> int:
         """Copy the weights into ``network``; returns their version.
@@ -89,7 +97,8 @@ class SharedWeights:
         Raises:
             TimeoutError: the writer never finished (it is gone).
         """
-        for _ in range(TRIES):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             before = int(self._head[0])
             if before % 2 == 0:
                 with torch.no_grad():
@@ -98,7 +107,7 @@ class SharedWeights:
                 version = self.version
                 if int(self._head[0]) == before:
                     return version
-            os.sched_yield()
+            time.sleep(0.0005)
         raise TimeoutError("the published weights stayed half-written")
 
     def close(self) -> None:

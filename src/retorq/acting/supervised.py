@@ -39,6 +39,7 @@ class Supervised(ABC):
         self.restarts = [0] * len(recipes)
         self.replaced = 0
         self.inbox, self.streams = Inbox(len(recipes)), Streams()
+        self._started = False  # actors start with the first ``receive``: what a resume puts back is there by then
         self._episodes: list[Episode] = []
         self._faults: list[str] = []
         self._closing: list[Chunk] = []
@@ -66,6 +67,10 @@ class Supervised(ABC):
             UserError: an actor found something wrong that a restart would not change.
             Diverged: an actor has been started anew too often.
         """
+        if not self._started:
+            self._started = True
+            for actor in range(len(self.recipes)):
+                self._start(actor)
         self._before()
         chunks, self._closing = self._closing, []
         if not chunks:
@@ -123,11 +128,16 @@ class Supervised(ABC):
 
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The rows held back and the counters; games and generators of the actors are not kept."""
-        return self.streams.state_dict(), {"steps": self.steps, "replaced": self.replaced}
+        state = self.streams.state_dict()
+        for chunk in self._closing:  # taken out of the streams, and not yet handed out
+            waiting = Streams()
+            waiting.push([chunk])
+            state |= waiting.state_dict()
+        return state, {"steps": self.steps, "replaced": self.replaced}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
         """Put back what ``state_dict`` gave; False: the games begin anew, see ``cut``."""
-        self.steps, self.replaced = int(numbers["steps"]), int(numbers["replaced"])
+        self.steps, self.replaced = int(numbers["steps"]), int(numbers.get("replaced", 0))
         self.streams.load_state_dict(tensors)
         return False
 

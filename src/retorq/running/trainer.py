@@ -69,7 +69,11 @@ class Trainer:
                 )
             )
         )
-        self.pool.publish(self.learner.online, 0)
+        try:
+            self.pool.publish(self.learner.online, 0)
+        except BaseException:
+            self.pool.close()  # nobody else knows of it yet
+            raise
         self.limiter = Limiter(ratio=agent.samples_per_step, cost=agent.rows_per_update)
         self.refill = 0
         self.sums: dict[str, Tensor] = {}

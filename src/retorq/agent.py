@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from retorq.acting.actor import Actor
 from retorq.acting.explore import Explore
 from retorq.learner import Learner
 from retorq.nn.network import Network
 from retorq.replay.replay import Replay
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
-from retorq.types import EnvSpec
+from retorq.types import EnvSpec, VectorEnv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,31 @@ class Agent:
     tell_values: bool = False
     trim_period: int = 0
     notes: tuple[str, ...] = ()
+
+    def actor(
+        self,
+        env: VectorEnv,
+        *,
+        seed: int,
+        total: int = 1,
+        network: Network | None = None,
+        explore: Explore | None = None,
+        tell_values: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> Actor:
+        """Who plays ``env`` as this agent does; another ``network`` or exploration where they are given."""
+        return Actor(
+            env,
+            network or self.network,
+            explore or self.explore,
+            total=total,
+            stack=self.stack,
+            samples=self.action_samples,
+            precision=self.precision,
+            tell_values=tell_values,
+            device=device,
+            seed=seed,
+        )
 
     @property
     def rows_per_update(self) -> int:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from retorq import algorithms
-from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
 from retorq.agent import Agent
 from retorq.algorithms.unused import unused
@@ -41,7 +40,7 @@ from retorq.running.train import (
 from retorq.running.train import train as run_training
 from retorq.types import EnvSpec, Inputs, Refused, Tree, UserError
 
-STEPS = {"atari": 50_000_000, "laptop": 500_000, "minatar": 200_000, "toy": 20_000}
+STEPS = {"atari": 50_000_000, "laptop": 750_000, "minatar": 200_000, "toy": 20_000}
 """Agent steps of a run where none are given, by preset."""
 
 
@@ -390,17 +389,8 @@ class Player:
         using = evaluation.protocol(protocol, self.task.env)
         options = replace(self.task.options, **(using.atari or {}))
         env = make(self.task.env, columns=1, seed=seed, options=options, render=True)
-        actor = Actor(
-            env,
-            self.network,
-            Fixed(columns=1, value=using.epsilon),
-            total=1,
-            stack=self.agent.stack,
-            samples=self.agent.action_samples,
-            precision=self.agent.precision,
-            device=self.device,
-            seed=seed,
-        )
+        explore = Fixed(columns=1, value=using.epsilon)
+        actor = self.agent.actor(env, seed=seed, network=self.network, explore=explore, device=self.device)
         try:
             yield from film(actor, longest=longest, looking=looking)
         finally:

@@ -22,14 +22,5 @@ def actor(
     made = api.compose(
         env, agent=agent, preset=preset, config=settings, options=environment, device="cpu", seed=seed
     ).agent
-    return Actor(
-        make(env, columns=columns, seed=seed, options=environment),
-        made.network,
-        made.explore,
-        total=total,
-        stack=made.stack,
-        samples=made.action_samples,
-        precision=made.precision,
-        tell_values=made.tell_values,
-        seed=seed,
-    )
+    played = make(env, columns=columns, seed=seed, options=environment)
+    return made.actor(played, seed=seed, total=total, tell_values=made.tell_values)

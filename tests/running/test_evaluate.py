@@ -169,7 +169,7 @@ def test_evaluation_acts_as_the_agent_was_composed(monkeypatch):
         told.update(given, columns=explore.columns, epsilon=float(explore.epsilon(0, 1)[0]))
         raise Stop
 
-    monkeypatch.setattr("retorq.running.evaluate.Actor", recorded)
+    monkeypatch.setattr("retorq.agent.Actor", recorded)
     composed = replace(agent("catch", precision="bf16", action_samples=5), stack=3)
     with pytest.raises(Stop):
         evaluate(composed, composed.network, "catch", EnvOptions(), using=PROTOCOLS["greedy"], episodes=2, seed=4)

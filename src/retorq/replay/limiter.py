@@ -1,4 +1,4 @@
-"""Limiter: how much is learned per step acted, and who has to wait for whom."""
+"""Limiter: how much is learned per step acted."""
 
 from __future__ import annotations
 
@@ -10,28 +10,24 @@ class Limiter:
     """Keeps rows trained at ``ratio`` times the steps inserted, as credits.
 
     Every step inserted earns ``ratio`` rows, every update spends ``cost`` rows, and updates happen while credits are
-    left: the learner is never ahead by more than one update. Where acting and learning go on at the same time, inserts
-    wait while more than ``slack`` credits are left, so that the learner is never behind by more than that. One of both
-    may always go on: with credits the learner, without them the actors.
+    left: the learner is never ahead by more than one update. It is not behind either, since steps are only taken when
+    no credits are left; actors that go on meanwhile wait when their bounded queues are full.
 
     Attributes:
         ratio: Rows trained per step inserted.
         cost: Rows an update trains on.
-        slack: Credits above which inserts wait, at least 0.
         credits: What is left; negative after an update that was paid in part.
     """
 
     ratio: float
     cost: float
-    slack: float = float("inf")
     credits: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what would let both sides wait for ever."""
-        if not (self.ratio >= 0 and self.cost > 0 and self.slack >= 0):
+        """Refuse what would never let anybody learn, or never stop."""
+        if not (self.ratio >= 0 and self.cost > 0):
             raise ValueError(
-                f"ratio is {self.ratio}, cost {self.cost} and slack {self.slack}: give a ratio of 0 or more, a cost "
-                "above 0 and a slack of 0 or more"
+                f"ratio is {self.ratio} and cost {self.cost}: give a ratio of 0 or more and a cost above 0"
             )
 
     def inserted(self, steps: int) -> None:
@@ -46,8 +42,3 @@ class Limiter:
     def may_sample(self) -> bool:
         """Whether an update is paid for, at least in part."""
         return self.credits > 0
-
-    @property
-    def may_insert(self) -> bool:
-        """Whether actors may hand in more."""
-        return self.credits <= self.slack

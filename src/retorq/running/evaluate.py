@@ -164,17 +164,8 @@ def evaluate(
     vector = make(env, columns=columns, seed=seed, options=options)
     if tape is not None:
         vector = tape.over(vector, env=env, options=options, seed=seed)
-    actor = Actor(
-        vector,
-        network,
-        Fixed(columns=columns, value=using.epsilon),
-        total=1,
-        stack=agent.stack,
-        samples=agent.action_samples,
-        precision=agent.precision,
-        device=device,
-        seed=seed,
-    )
+    explore = Fixed(columns=columns, value=using.epsilon)
+    actor = agent.actor(vector, seed=seed, network=network, explore=explore, device=device)
     try:
         with without_noise(network):
             if using.frames:

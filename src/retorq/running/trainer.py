@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retorq.acting.actor import Actor
 from retorq.acting.pools import ActorPool, LocalPool
 from retorq.agent import Agent
 from retorq.learner import seeds
@@ -55,18 +54,7 @@ class Trainer:
             actors(self.learner.online, of_actor)
             if callable(actors)
             else LocalPool(
-                Actor(
-                    actors,
-                    agent.network,
-                    agent.explore,
-                    total=total,
-                    stack=agent.stack,
-                    samples=agent.action_samples,
-                    precision=agent.precision,
-                    tell_values=agent.tell_values,
-                    device=device,
-                    seed=of_actor,
-                )
+                agent.actor(actors, seed=of_actor, total=total, tell_values=agent.tell_values, device=device)
             )
         )
         try:

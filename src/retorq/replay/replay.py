@@ -14,7 +14,7 @@ from retorq.ops.states import choose
 from retorq.replay.games import Games, Walk
 from retorq.replay.samplers import Ints, Prioritized, Uniform
 from retorq.replay.storage import Layout, Storage
-from retorq.replay.windows import Window
+from retorq.replay.windows import Window, require_capacity
 from retorq.replay.within import Within
 from retorq.types import Batch, Trajectory, Tree, UserError
 
@@ -30,20 +30,6 @@ class Priorities:
     beta: float = 0.4
     beta_final: float = 1.0
     eta: float = 0.9
-
-
-def require_capacity(capacity: int, window: Window, columns: int) -> None:
-    """Refuse a replay that cannot hold a window in every column.
-
-    Raises:
-        UserError: ``capacity`` is too small.
-    """
-    need = (window.rows + window.margin + window.period) * columns
-    if capacity < need:
-        raise UserError(
-            f"replay_size is {capacity}, too small for windows of {window.rows} rows in {columns} environments; "
-            f"give at least {need}."
-        )
 
 
 class Replay:

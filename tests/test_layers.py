@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     {"__init__"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # A head returns action values, and the network hands them on.

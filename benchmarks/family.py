@@ -48,7 +48,7 @@ class Task:
     steps_memory: int
     aim: str
     aim_memory: str
-    seeds: int = 5
+    seeds: int = 5  # of the toys in the package; 3 of the others
     settings: dict[str, Any] = field(default_factory=dict)  # of every agent
     with_memory: dict[str, Any] = field(default_factory=dict)  # of those with a memory
     of_agent: dict[str, dict[str, Any]] = field(default_factory=dict)

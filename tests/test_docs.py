@@ -173,6 +173,22 @@ def test_every_dependency_is_pinned_and_explained() -> None:
     assert explained == names
 
 
+def test_the_aims_are_beside_what_was_measured() -> None:
+    """``python benchmarks/aims.py`` prints what docs/benchmarks.md shows."""
+    from benchmarks.aims import table as printed
+
+    assert printed() in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
+def test_every_result_has_its_command() -> None:
+    told = (ROOT / "docs" / "benchmarks.md").read_text() + (ROOT / "docs" / "results.md").read_text()
+    for file in sorted((ROOT / "benchmarks" / "results").iterdir()):
+        if file.suffix in (".csv", ".json"):
+            assert re.search(rf"^.*(python benchmarks|retorq)\b.*{re.escape(file.name)}", told, re.MULTILINE) or any(
+                f"collect.py {file.stem} " in line for line in told.splitlines()
+            ), f"no command is told for {file.name}"
+
+
 def test_the_learning_table_is_that_of_its_csv() -> None:
     """``python benchmarks/family.py --table`` prints what docs/results.md shows."""
     from benchmarks.family import table as printed

@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"arguments", "ops"},
     {"nn", "values", "envs", "replay", "capture", "optimizers"},
     {"losses", "acting", "learner"},
-    {"agent"},
+    {"agent", "distributed"},
     {"algorithms", "running"},
     {"report", "api"},
     {"bench", "remote"},

@@ -25,7 +25,8 @@ from retorq.nn.cores import LSTM, Stateless
 from retorq.nn.network import Extras, Network, zero_biases
 from retorq.nn.torsos import Torso, fits
 from retorq.ops.risk import Risk
-from retorq.replay.replay import Priorities, Replay
+from retorq.replay.replay import Replay
+from retorq.replay.samplers import Priorities
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import EnvSpec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,38 +11,11 @@ from torch import Tensor
 
 from retorq.ops.states import choose
 from retorq.replay.games import Games, Walk
-from retorq.replay.samplers import Ints, Prioritized, Uniform
+from retorq.replay.samplers import Ints, Priorities, Prioritized, Uniform
 from retorq.replay.storage import Layout, Storage
-from retorq.replay.windows import Window
+from retorq.replay.windows import Window, require_capacity
 from retorq.replay.within import Within
 from retorq.types import Batch, Trajectory, Tree, UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Priorities:
-    """Prioritized replay (Schaul et al. 2016), of sequences as R2D2 does it.
-
-    A sequence's priority is ``eta * max + (1 - eta) * mean`` of its absolute errors (R2D2, section 2.3).
-    """
-
-    exponent: float = 0.6
-    beta: float = 0.4
-    beta_final: float = 1.0
-    eta: float = 0.9
-
-
-def require_capacity(capacity: int, window: Window, columns: int) -> None:
-    """Refuse a replay that cannot hold a window in every column.
-
-    Raises:
-        UserError: ``capacity`` is too small.
-    """
-    need = (window.rows + window.margin + window.period) * columns
-    if capacity < need:
-        raise UserError(
-            f"replay_size is {capacity}, too small for windows of {window.rows} rows in {columns} environments; "
-            f"give at least {need}."
-        )
 
 
 class Replay:
@@ -152,6 +124,30 @@ class Replay:
         column = np.repeat(np.arange(len(count)), count)
         start = first[column] + np.concatenate([np.arange(n) for n in count]) * self.window.period
         return not self.storage.last(column, start).all()
+
+    @property
+    def mass(self) -> float:
+        """What all windows (or games) that can be drawn weigh together: a shard is drawn from in proportion to it."""
+        if self.games is not None:
+            return float(self.games.available(self.storage.oldest, self.storage.written).sum())
+        if self.prioritized is not None:
+            return self.prioritized.total
+        first, count = self._range()
+        if self.window.length > 1:
+            return float(count.sum())
+        # Final rows begin no transition. Rows outside the range are few: those before it, and those after it.
+        outside = [
+            np.r_[oldest:start, start + n : end]
+            for oldest, start, n, end in zip(self.storage.oldest, first, count, self.storage.written, strict=True)
+        ]
+        column = np.repeat(np.arange(len(outside)), [len(rows) for rows in outside])
+        final = self.storage.finals - int(self.storage.last(column, np.concatenate(outside).astype(np.int64)).sum())
+        return float(count.sum() - final)
+
+    @property
+    def windows(self) -> int:
+        """How many windows (or games) can be drawn."""
+        return self.prioritized.held if self.prioritized is not None else int(self.mass)
 
     def _whole_games(self) -> bool:
         assert self.games is not None
@@ -396,6 +392,10 @@ class Replay:
     def chunks(self) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
         """The rows, in pieces for a checkpoint; see :meth:`Storage.chunks`."""
         return self.storage.chunks()
+
+    def restore(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put back one piece of ``chunks`` by its name."""
+        self.storage.restore(name, tensors)
 
 
 def _sampler(capacity: int, priorities: Priorities) -> Prioritized:

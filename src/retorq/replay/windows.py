@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retorq.types import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
@@ -39,3 +41,17 @@ class Window:
         first = -(-oldest // self.period) * self.period
         count = np.maximum((written - self.rows - first) // self.period + 1, 0)
         return first, np.where(written >= self.rows, count, 0)
+
+
+def require_capacity(capacity: int, window: Window, columns: int) -> None:
+    """Refuse a replay that cannot hold a window in every column.
+
+    Raises:
+        UserError: ``capacity`` is too small.
+    """
+    need = (window.rows + window.margin + window.period) * columns
+    if capacity < need:
+        raise UserError(
+            f"replay_size is {capacity}, too small for windows of {window.rows} rows in {columns} environments; "
+            f"give at least {need}."
+        )

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from retorq.agent import Agent
-from retorq.replay.replay import require_capacity
+from retorq.replay.windows import require_capacity
 from retorq.types import Batch, Inputs, Refused, Trajectory
 
 PROCESS_BYTES = 600_000_000  # Python, torch and the emulators, measured on Linux; see benchmarks/memory.py

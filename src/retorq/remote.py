@@ -9,6 +9,7 @@ from retorq.acting.actor import Actor
 from retorq.distributed.shard import Shard
 from retorq.envs.make import make
 from retorq.envs.options import options_from_json
+from retorq.running.bundle import Bundle
 from retorq.running.train import Task
 
 
@@ -29,6 +30,25 @@ def shard(*, env: str, agent: str, preset: str, config: dict[str, Any], options:
     made = _task(env, agent, preset, config, options, seed).agent
     capacity = made.capacity // made.columns * columns
     return Shard(made.replay(device="cpu", seed=seed, columns=columns, capacity=capacity))
+
+
+def bundle(
+    *,
+    env: str,
+    agent: str,
+    preset: str,
+    config: dict[str, Any],
+    options: str,
+    bundle: int,
+    total: int,
+    seed: int,
+) -> Bundle:
+    """One of the bundles that the agent is divided into, with its environments."""
+    task = _task(env, agent, preset, config, options, seed)
+    assert task.agent.bundles is not None
+    columns = task.agent.columns // task.agent.bundles.count
+    played = make(env, columns=columns, seed=seed, options=task.options)
+    return Bundle(task.agent, played, number=bundle, total=total, seed=seed)
 
 
 def _task(env: str, agent: str, preset: str, config: dict[str, Any], options: str, seed: int) -> Task:

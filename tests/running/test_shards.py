@@ -113,7 +113,7 @@ def shard_processes():
 def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_path, monkeypatch, capsys):
     """After a checkpoint both are killed; the run is stopped; the same command goes on, and counts go on, too."""
     settings = {**SETTINGS, **SHARDED, "num_envs": 4, "replay_size": 4_000, "warmup": 60, "preset": "toy"}
-    settings |= {"actor_rows": 5, "log_every": 100, "steps": 2_000, "checkpoint_seconds": 1.0, "prioritized": True}
+    settings |= {"actor_rows": 5, "log_every": 100, "steps": 20_000, "checkpoint_seconds": 1.0, "prioritized": True}
     run, step, extend = tmp_path / "run", Trainer.step, ShardedReplay.extend
     seen = SimpleNamespace(sent=0, killed=0, saved=0)
 
@@ -124,17 +124,16 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
     def stepping(self):
         step(self)
         found = sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*")) if run.exists() else []
-        if found and not seen.killed:
+        if found and found[-1] >= 200 and not seen.killed:
             seen.killed, seen.saved = self.steps, found[-1]
             for process in shard_processes():
                 process.kill()
-        if seen.killed and self.replay.shards.replaced == 2 and self.steps > seen.killed + 200:
+        if seen.killed and self.replay.shards.replaced == 2 and self.steps > seen.killed + 300:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(ShardedReplay, "extend", counting)
     monkeypatch.setattr(Trainer, "step", stepping)
     assert retorq.train("memory", run=run, say=print, **settings).code == 75
-    monkeypatch.setattr(Trainer, "step", step)
     out = capsys.readouterr().out
     assert out.count(f"it was started anew as of step {seen.saved:,}: ") == 2
 
@@ -151,11 +150,18 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
     assert state["lost"]["replaced"] == 2
     assert state["lost"]["windows_lost"] > 0
 
+    def ending(self):
+        step(self)
+        if self.steps > seen.killed + 1_000:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "step", ending)
     again = retorq.train("memory", run=run, say=print, **settings)
-    assert again.code == 0
+    assert again.code == 75
     assert sum(counts()[:2]) == seen.sent
     last = again.metrics[-1]
-    assert (last["shards_replaced"], last["rows_lost"]) == (2, lost)
+    assert last["shards_replaced"] == 2
+    assert last["rows_lost"] >= lost
     assert last["shard0_inserts_per_second"] > 0
     assert np.isfinite(last["loss"])
     assert last["replay_ratio"] == pytest.approx(settings["replay_ratio"], rel=0.1)

@@ -10,6 +10,7 @@ import importlib
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -86,15 +87,16 @@ class Peer(Protocol):
 class Here:
     """A peer in this process: a call is done when it has been made. Deterministic, and the reference for the other."""
 
-    def __init__(self, made: Any) -> None:
-        self.made = made
+    def __init__(self, made: Any, end: Callable[[], None] = lambda: None) -> None:
+        self.made, self.end = made, end
 
     def ask(self, method: str, *arguments: Any) -> Call:
         """Make the call."""
         return _Answered(getattr(self.made, method)(*arguments))
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do what ends it."""
+        self.end()
 
 
 @dataclass(frozen=True)

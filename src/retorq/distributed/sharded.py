@@ -71,9 +71,12 @@ class ShardedReplay:
                 [told], memory = laid_out(trajectory.map(lambda a, mine=mine: a[:, mine]))  # type: ignore[misc]
                 told["columns"] = (columns[mine] // count).tolist()
                 highest = max(told.highest for told in self.shards.told)
-                self.shards.send(shard, "extend", [told], memory, highest)
-                self.shards[shard].sent += trajectory.rows * len(mine)
-                self._counted[0, shard] += trajectory.rows * len(mine)
+                rows = trajectory.rows * len(mine)
+                if self.shards.send(shard, "extend", [told], memory, highest):
+                    self.shards[shard].sent += rows
+                    self._counted[0, shard] += rows
+                else:
+                    self.shards.rows_gone += rows
 
     def trim(self) -> None:
         """Let all shards cut back to their capacity."""
@@ -125,12 +128,12 @@ class ShardedReplay:
 
     def _draw(self) -> int:
         """A shard, drawn in proportion to what its windows weigh together."""
-        mass = np.cumsum([told.mass * told.ready for told in self.shards.told])
+        mass = np.cumsum([held.told.mass * held.ready for held in self.shards])
         return int(np.searchsorted(mass, self.generator.random() * mass[-1], side="right"))
 
     def _ask_ahead(self) -> bool:
         """Keep batches under way while there is anything to draw; whether any are."""
-        if any(told.ready for told in self.shards.told):
+        if any(held.ready for held in self.shards):
             while len(self._ahead) < AHEAD:
                 shard = self._draw()
                 held = self.shards[shard]

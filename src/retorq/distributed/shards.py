@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -36,10 +37,22 @@ class Held:
     sent: int = 0
     calls: deque[Call] = field(default_factory=deque)
     heard: bool = False
+    loading: Iterator[tuple[Any, ...]] | None = None
+    """The calls that are left of those that give it its snapshot, one at a time; None: it holds what it should."""
+    step: Call | None = None
+    since: float = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has windows to draw."""
+        return self.loading is None and self.told.ready
 
 
 class Shards:
     """Starts shards, calls them, and starts those anew that are lost, from their last snapshots.
+
+    While a shard is given its snapshot, rows for it are lost at once, and the others serve the run; it waits only where
+    no other is ready.
 
     Args:
         start: ``(shard, incarnation) -> Peer``, of a :class:`retorq.distributed.shard.Shard`.
@@ -67,6 +80,10 @@ class Shards:
         """How many there are."""
         return len(self._held)
 
+    def __iter__(self) -> Iterator[Held]:
+        """All of them."""
+        return iter(self._held)
+
     def __getitem__(self, shard: int) -> Held:
         """One of them."""
         return self._held[shard]
@@ -92,7 +109,7 @@ class Shards:
         """Wait for the answer to a call to a shard's present incarnation.
 
         Raises:
-            Lost: the shard is gone; it has been started anew.
+            Lost: the shard is gone; it is being started anew.
             Diverged: for too many times.
         """
         held = self._held[shard]
@@ -102,24 +119,36 @@ class Shards:
             self._replace(shard, str(lost))
             raise
 
-    def send(self, shard: int, method: str, *arguments: Any) -> None:
-        """Begin a call that is answered by what the shard says of itself; waits while too many are under way."""
+    def send(self, shard: int, method: str, *arguments: Any) -> bool:
+        """Begin a call that is answered by what the shard says of itself; waits while too many are under way.
+
+        Returns:
+            Whether it was made: a shard that is given its snapshot takes nothing else.
+        """
+        self._load(shard, wait=not any(held.ready for held in self._held))
+        if self._held[shard].loading is not None:
+            return False
         while len(self._held[shard].calls) >= UNDERWAY:
             self._settle(shard)
         held = self._held[shard]
+        if held.loading is not None:
+            return False
         held.calls.append(held.peer.ask(method, *arguments))
+        return True
 
     def hear(self) -> None:
         """Take down what has been answered."""
         for shard in range(len(self)):
+            self._load(shard, wait=False)
             while self._held[shard].calls and self._held[shard].calls[0].done:
                 self._settle(shard)
 
     def settle(self) -> None:
-        """Wait until everything sent is answered."""
+        """Wait until everything sent is answered, and every shard holds what it should."""
         for shard in range(len(self)):
             while self._held[shard].calls:
                 self._settle(shard)
+            self._load(shard, wait=True)
 
     def _settle(self, shard: int) -> None:
         call = self._held[shard].calls.popleft()
@@ -131,50 +160,53 @@ class Shards:
     def get(self, shard: int, method: str, *arguments: Any) -> Any:
         """Call a shard and wait; of one that is lost meanwhile the next incarnation is asked."""
         while True:
+            self._load(shard, wait=True)
             try:
                 return self.take(shard, self._held[shard].peer.ask(method, *arguments))
             except Lost:
                 continue
 
     def _replace(self, shard: int, reason: str) -> None:
-        """End a shard, start its next incarnation from the last snapshot, and count what is lost."""
+        """End a shard, start its next incarnation, begin to give it its last snapshot, and count what is lost."""
         old = self._held[shard]
-        while True:
-            self._held[shard].peer.close()
-            incarnation = self._held[shard].incarnation + 1
-            if incarnation > self.most_restarts:
-                raise Diverged(
-                    f"replay shard {shard} {reason}, and had been started anew {self.most_restarts} times before; look "
-                    "at what ends it, then go on with the last checkpoint."
-                )
-            self.replaced += 1
-            held = self._held[shard] = Held(self.start(shard, incarnation), incarnation)
-            try:
-                made, source = self._reload(shard, held)
-                break
-            except Lost as lost:
-                reason = str(lost)
+        old.peer.close()
+        if old.incarnation >= self.most_restarts:
+            raise Diverged(
+                f"replay shard {shard} {reason}, and had been started anew {self.most_restarts} times before; look at "
+                "what ends it, then go on with the last checkpoint."
+            )
+        snapshot = self.snapshot(shard)
+        held = self._held[shard] = Held(self.start(shard, old.incarnation + 1), old.incarnation + 1)
+        held.loading = _loading(snapshot)
+        made = 0
+        if snapshot is not None:
+            held.sent, made = snapshot.state["received"] + snapshot.state["passed"], snapshot.state["made"]
+            held.told = replace(held.told, passed=snapshot.state["passed"], made=made)
         rows, windows = old.sent - held.sent, old.told.made - made
+        self.replaced += 1
         self.rows_gone += rows
         self.windows_lost += windows
+        source = "empty, since no checkpoint holds it" if snapshot is None else f"as of step {snapshot.step:,}"
         self._faults.append(
             f"replay shard {shard} {reason}; it was started anew {source}: {rows:,} rows and {windows:,} windows were "
             "lost, and each environment's rows until its next game are passed over"
         )
 
-    def _reload(self, shard: int, held: Held) -> tuple[int, str]:
-        """Give a new incarnation the last snapshot; returns how many windows had been made by then, and which it is."""
-        snapshot, source = self.snapshot(shard), "empty, since no checkpoint holds it"
-        if snapshot is not None:
-            source = f"as of step {snapshot.step:,}"
-            self.note(shard, held.peer.ask("load", snapshot.state).take(START_LIMIT))
-            for name, tensors in snapshot.pieces:
-                arrays = {field: tensor.numpy() for field, tensor in tensors().items()}
-                self.note(shard, held.peer.ask("restore", name, arrays).take(self.time_limit))
-        made = held.told.made
-        self.note(shard, held.peer.ask("begin_anew").take(START_LIMIT))
-        held.sent = held.told.received + held.told.passed
-        return made, source
+    def _load(self, shard: int, *, wait: bool) -> None:
+        """Give a shard the next part of its snapshot if it has the last one; ``wait``: all parts."""
+        while (held := self._held[shard]).loading is not None:
+            late = held.step is not None and time.monotonic() - held.since > START_LIMIT
+            if held.step is not None and not (wait or late or held.step.done):
+                return
+            try:
+                if held.step is not None:
+                    self.note(shard, held.step.take(max(0.0, held.since + START_LIMIT - time.monotonic())))
+                part = next(held.loading, None)
+            except Lost as lost:
+                self._replace(shard, str(lost))
+                continue
+            held.step, held.since = None if part is None else held.peer.ask(*part), time.monotonic()
+            held.loading = None if part is None else held.loading
 
     def faults(self) -> list[str]:
         """What went wrong since the last call and what was done, a sentence each."""
@@ -185,3 +217,12 @@ class Shards:
         """End all shards; safe to call twice."""
         for held in self._held:
             held.peer.close()
+
+
+def _loading(snapshot: Snapshot | None) -> Iterator[tuple[Any, ...]]:
+    """The calls that make a new shard what the snapshot holds, with all its streams ended."""
+    if snapshot is not None:
+        yield "load", snapshot.state
+        for name, tensors in snapshot.pieces:
+            yield "restore", name, {field: tensor.numpy() for field, tensor in tensors().items()}
+    yield ("begin_anew",)

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from retorq.acting.pools import ActorPool, LocalPool
 from retorq.agent import Agent
+from retorq.distributed.gradients import Sending
 from retorq.distributed.sharded import ShardedReplay
-from retorq.learner import seeds
+from retorq.learner import Learner, seeds
 from retorq.losses.discrepancy import delta_q, same_game
 from retorq.nn.network import Network
 from retorq.replay.limiter import Limiter
 from retorq.replay.refresh import Refresh
 from retorq.replay.replay import Replay
-from retorq.types import Batch, Diverged, Inputs, Tree, VectorEnv
+from retorq.types import Batch, Diverged, Episode, Inputs, Tree, VectorEnv
 
 PoolMaker = Callable[[Network, int], ActorPool]
 ReplayMaker = Callable[[int], ShardedReplay]
@@ -39,6 +40,7 @@ class Trainer:
         seed: One seed for everything.
         device: Where to learn and act.
         shards: What makes a replay in shards from a seed; None: the agent's own, in this process.
+        learner: Where the agent's learner sends its gradients; None: it makes its updates itself.
 
     Raises:
         ValueError: stored states are to be refreshed, and lie in shards.
@@ -53,10 +55,12 @@ class Trainer:
         seed: int = 0,
         device: torch.device | str = "cpu",
         shards: ReplayMaker | None = None,
+        learner: Callable[[Learner], Sending] | None = None,
     ) -> None:
         self.agent, self.total = agent, total
         of_learner, of_replay, of_actor = seeds(seed, 3)
-        self.learner = agent.learner(device=device, seed=of_learner)
+        own = agent.learner(device=device, seed=of_learner)
+        self.learner: Learner | Sending = own if learner is None else learner(own)
         self.replay: Replay | ShardedReplay
         self.replay = agent.replay(device=device, seed=of_replay) if shards is None else shards(of_replay)
         self.pool = (
@@ -88,6 +92,14 @@ class Trainer:
     def steps(self) -> int:
         """Agent steps acted so far, all columns together."""
         return self.pool.steps
+
+    keeps_rows = True
+    """Whether checkpoints can hold the replay."""
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far."""
+        return self.learner.updates
 
     @property
     def done(self) -> bool:
@@ -216,6 +228,14 @@ class Trainer:
         """What else belongs into a row of metrics: what was lost, and the rates of shards since the last call."""
         told = {"actors_replaced": float(self.pool.replaced)} if self.pool.replaced else {}
         return told | (self.replay.metrics() if isinstance(self.replay, ShardedReplay) else {})
+
+    def drain(self) -> list[Episode]:
+        """Games finished since the last call."""
+        return self.pool.drain()
+
+    def chunks(self) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
+        """The replay's rows in pieces for a checkpoint."""
+        return self.replay.chunks()
 
     def faults(self) -> list[str]:
         """What went wrong elsewhere since the last call and what was done, a sentence each."""

@@ -22,7 +22,7 @@ from retorq.types import EnvSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ManyLearners, FeedForward):
+class Config(FeedForward, ManyLearners):
     """All settings; the defaults are those of Nair et al. 2015, section 5, as far as it gives them."""
 
     num_envs: int = 100  # one per bundle

@@ -10,13 +10,15 @@ import importlib
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from retorq.types import Stopped, UserError
 
@@ -56,6 +58,26 @@ class Entry:
         """Make it."""
         module, _, function = self.name.partition(":")
         return getattr(importlib.import_module(module), function)(**self.arguments)
+
+
+Bytes = dict[str, tuple[str, tuple[int, ...], np.ndarray]]
+"""Tensors on their way, by name: data type, shape and bytes."""
+
+
+def as_bytes(tensors: Mapping[str, Tensor]) -> Bytes:
+    """Tensors as plain arrays, since Ray cannot pass on tensors of every kind."""
+    return {
+        name: (str(t.dtype).removeprefix("torch."), tuple(t.shape), t.cpu().reshape(-1).view(torch.uint8).numpy())
+        for name, t in tensors.items()
+    }
+
+
+def as_tensors(told: Bytes) -> dict[str, Tensor]:
+    """The tensors again, in memory of their own."""
+    return {
+        name: torch.from_numpy(np.array(flat)).view(getattr(torch, dtype)).reshape(shape)
+        for name, (dtype, shape, flat) in told.items()
+    }
 
 
 class Call(Protocol):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from retorq.distributed.peers import Bytes, as_bytes, as_tensors
 from retorq.learner import Rule, made_optimizer
 
 
@@ -80,18 +80,19 @@ class Server:
         """Updates made, gradients dropped, how late all were together, and how late the latest was, in updates."""
         return {name: getattr(self, name) for name in ("updates", "dropped", "staleness", "oldest")}
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+    def state_dict(self) -> tuple[Bytes, dict[str, int]]:
         """Weights, target and the optimizer's state, and the counts."""
         moments = {f"optimizer.{name}": torch.as_tensor(v) for name, v in self.optimizer.state[self.weights].items()}
         tensors = {"weights": self.weights.detach(), "target": self.target, **moments}
-        return {name: value.clone() for name, value in tensors.items()}, self.told() | {"copies": self.copies}
+        return as_bytes({name: value.clone() for name, value in tensors.items()}), self.told() | {"copies": self.copies}
 
-    def load(self, tensors: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
+    def load(self, told: Bytes, counts: Mapping[str, int]) -> None:
         """Put back ``state_dict``."""
+        tensors = as_tensors(told)
         self.begin(tensors["weights"].numpy())
-        self.target = tensors["target"].clone()
+        self.target = tensors["target"]
         moments = {name.removeprefix("optimizer."): v for name, v in tensors.items() if name.startswith("optimizer.")}
         if moments:
-            self.optimizer.state[self.weights] = {name: value.clone() for name, value in moments.items()}
+            self.optimizer.state[self.weights] = moments
         for name in ("updates", "dropped", "staleness", "oldest", "copies"):
             setattr(self, name, int(counts[name]))

@@ -7,12 +7,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from retorq.acting.remote import Part
 from retorq.agent import Agent
 from retorq.distributed.gradients import Outliers, Sending, Servers
-from retorq.distributed.peers import Peer
+from retorq.distributed.peers import Bytes, Peer, as_bytes, as_tensors
 from retorq.learner import Learner
 from retorq.running.trainer import Trainer
 from retorq.types import VectorEnv
@@ -78,21 +76,21 @@ class Bundle:
             "outlying": self.learner.outlying,
         }
 
-    def save(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def save(self) -> tuple[dict[str, Bytes], dict[str, Any]]:
         """Tensors by part and plain numbers, without the replay's rows."""
-        return self.trainer.tensors(), self.trainer.numbers()
+        return {name: as_bytes(part) for name, part in self.trainer.tensors().items()}, self.trainer.numbers()
 
     def chunks(self) -> list[tuple[str, str]]:
         """Name and fingerprint of each piece of the replay's rows."""
         return [(name, fingerprint) for name, (fingerprint, _) in self.trainer.chunks().items()]
 
-    def piece(self, name: str) -> dict[str, Tensor]:
+    def piece(self, name: str) -> Bytes:
         """One of these pieces."""
-        return self.trainer.chunks()[name][1]()
+        return as_bytes(self.trainer.chunks()[name][1]())
 
-    def load(self, parts: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any], rows: bool) -> bool:
+    def load(self, parts: Mapping[str, Bytes], numbers: Mapping[str, Any], rows: bool) -> bool:
         """Put everything back; without ``rows`` the replay starts empty. False if new games were begun."""
-        return self.trainer.load(lambda name: parts[name], parts, numbers, rows=rows)
+        return self.trainer.load(lambda name: as_tensors(parts[name]), parts, numbers, rows=rows)
 
     def close(self) -> None:
         """Close the environments."""

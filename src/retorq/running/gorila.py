@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 
 from retorq.agent import Agent
 from retorq.distributed.gradients import fill, slices
-from retorq.distributed.peers import START_LIMIT, Call, Lost, Peer
+from retorq.distributed.peers import START_LIMIT, Call, Lost, Peer, as_bytes, as_tensors
 from retorq.types import Batch, Diverged, Episode, Stopped
 
 PATIENCE = 0.1
@@ -238,8 +238,9 @@ class Gorila:
         """
         parts: dict[str, dict[str, Tensor]] = {}
         for number, peer in enumerate(self._settled()):
-            parts |= {f"bundle{number}-{name}": part for name, part in self._ask(peer, "save")[0].items()}
-        servers = [self._ask(server, "state_dict")[0] for server in self.servers]
+            saved = self._ask(peer, "save")[0]
+            parts |= {f"bundle{number}-{name}": as_tensors(part) for name, part in saved.items()}
+        servers = [as_tensors(self._ask(server, "state_dict")[0]) for server in self.servers]
         fill(self.agent.network, [tensors["weights"].numpy() for tensors in servers])
         weights = {f"online.{name}": value.detach().clone() for name, value in self.agent.network.state_dict().items()}
         return parts | {f"server{number}": tensors for number, tensors in enumerate(servers)} | {"learner": weights}
@@ -260,8 +261,11 @@ class Gorila:
         pieces: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {}
         for number, peer in enumerate(self._settled()):
             for name, fingerprint in self._ask(peer, "chunks"):
-                pieces[f"bundle{number}-{name}"] = (fingerprint, partial(self._ask, peer, "piece", name))
+                pieces[f"bundle{number}-{name}"] = (fingerprint, partial(self._piece, peer, name))
         return pieces
+
+    def _piece(self, peer: Peer, name: str) -> dict[str, Tensor]:
+        return as_tensors(self._ask(peer, "piece", name))
 
     def load(
         self,
@@ -273,11 +277,11 @@ class Gorila:
     ) -> bool:
         """Put everything back; False if new games had to be begun. Without ``rows`` the replays start empty."""
         for number, server in enumerate(self.servers):
-            self._ask(server, "load", read(f"server{number}"), numbers["servers"][number])
+            self._ask(server, "load", as_bytes(read(f"server{number}")), numbers["servers"][number])
         exact = True
         for number, bundle in enumerate(self._bundles):
             prefix = f"bundle{number}-"
-            mine = {name.removeprefix(prefix): read(name) for name in parts if name.startswith(prefix)}
+            mine = {name.removeprefix(prefix): as_bytes(read(name)) for name in parts if name.startswith(prefix)}
             exact &= self._ask(bundle.peer, "load", mine, numbers["bundles"][number], rows)
             bundle.sent, bundle.outlying = numbers["counts"][number]
         for name in _SAVED:

@@ -214,9 +214,10 @@ def test_a_lost_shard_comes_back_with_its_snapshot_and_every_loss_is_counted(kin
     ]
     assert divided.replay.faults() == []
     divided.replay.update(batch.keys, torch.ones(1, 8), torch.ones(1, 8))  # of whichever shard: nothing breaks
-    for _ in range(40):
+    for _ in range(40):  # where streams were cut is sampled while it is held
         divided.grow(2)
-    divided.shards.settle()
+        divided.shards.settle()
+        assert [spliced(divided.replay.sample(8)) for _ in range(4)] == [0] * 4
     assert divided.received() + divided.shards.rows_lost == sum(len(rows) for rows in divided.model.rows)
     assert divided.shards.rows_lost > lost  # games were on when it was lost
     from_lost = 0
@@ -227,6 +228,37 @@ def test_a_lost_shard_comes_back_with_its_snapshot_and_every_loss_is_counted(kin
     assert from_lost > 5
     told = divided.replay.metrics()
     assert (told["shards_replaced"], told["rows_lost"]) == (1.0, divided.shards.rows_lost)
+
+
+def test_the_others_go_on_while_a_shard_is_given_its_snapshot():
+    """Rows that come for it meanwhile are lost at once, and counted."""
+    divided = filled("transitions", peer=Mortal)
+    divided.save(step=7)
+    divided.shards._replace(1, "was struck by lightning")
+    gone, sent = divided.shards.rows_gone, [held.sent for held in divided.shards]
+    divided.grow(3)
+    assert divided.shards.rows_gone == gone + 2 * 3
+    assert [held.sent for held in divided.shards] == [sent[0] + 3 * 3, sent[1]]
+    for _ in range(2 * AHEAD):
+        assert (divided.replay.sample(8).keys[:, 0] % SHARDS == 0).all()
+    divided.shards.settle()
+    divided.grow(3)
+    divided.shards.settle()
+    assert divided.shards.rows_gone == gone + 2 * 3
+    assert divided.received() + divided.shards.rows_lost == sum(len(rows) for rows in divided.model.rows)
+
+
+def test_where_no_other_shard_is_ready_the_run_waits_for_the_one():
+    divided = filled("transitions", peer=Mortal)
+    divided.save(step=7)
+    for shard in range(SHARDS):
+        divided.shards._replace(shard, "was struck by lightning")
+    gone, sent = divided.shards.rows_gone, divided.shards[0].sent
+    divided.grow(3)  # it waits for the first shard, and then has one
+    assert divided.shards[0].sent == sent + 3 * 3
+    assert divided.shards.rows_gone == gone + 2 * 3
+    divided.shards.settle()
+    assert divided.received() + divided.shards.rows_lost == sum(len(rows) for rows in divided.model.rows)
 
 
 def test_priorities_for_windows_of_a_lost_shard_change_nothing():

@@ -168,7 +168,7 @@ def test_a_gradient_that_is_not_finite_is_not_sent():
 
 
 def test_metrics_are_means_over_all_updates_of_all_bundles(monkeypatch):
-    trainer = trained(made(), 60)
+    trainer = trained(made(replay_ratio=3.0), 60)  # one or two updates a turn
     trainer.means()
     seen = []
     gradient = Sending.update

@@ -139,8 +139,8 @@ class Trainer:
         progress = min(1.0, self.steps / self.total)
         batch = self.replay.sample(self.agent.batch_size, progress)
         period = self.agent.discrepancy_period
-        if period and self.learner.updates % period == 0 and not isinstance(self.replay, ShardedReplay):
-            self._measure(self.replay, batch)
+        if period and self.learner.updates % period == 0:
+            self._measure(batch)
         error, mask, metrics, state = self.learner.update(batch, progress)
         self.replay.update(batch.keys, error, mask, state)
         if self.refresh is not None:
@@ -158,13 +158,15 @@ class Trainer:
         if self.learner.device.type == "cpu" or self.learner.updates % 100 == 0:
             self._check(metrics["skipped"], batch)
 
-    def _measure(self, replay: Replay, batch: Batch) -> None:
+    def _measure(self, batch: Batch) -> None:
         """How far the values at both ends of the learned rows depend on where the memory started (Delta-Q).
 
         States are stored on the grid alone, so the ends are the first row of the grid that is learned from, and the
-        last one up to the row after these; the paper has the first and the last learned row.
+        last one up to the row after these; the paper has the first and the last learned row. Not measured are states
+        that lie in shards: a window's rows may be gone there by now.
         """
-        if not replay.storage.states:
+        replay = self.replay
+        if isinstance(replay, ShardedReplay) or not replay.storage.states:
             return
         window = self.agent.window
         trajectory = batch.trajectory.part(0, window.burn_in + window.length + 1)

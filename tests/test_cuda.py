@@ -9,7 +9,8 @@ from tests.nn.small import ACTIONS, HIDDEN, OBSERVATION, gradients, make_batch, 
 
 from retorq.learner import Learner
 from retorq.losses.q_learning import QLearning
-from retorq.replay.replay import Priorities, Replay
+from retorq.replay.replay import Replay
+from retorq.replay.samplers import Priorities
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import EnvSpec

@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"nn", "values", "envs", "replay", "capture", "optimizers"},
     {"losses", "acting", "learner"},
     {"agent"},
+    {"distributed"},
     {"algorithms", "running"},
     {"player"},
     {"report", "api"},

@@ -1,4 +1,4 @@
-"""Centered RMSProp: against a slow twin, where epsilon stands, and updates that are skipped without a trace."""
+"""Centered RMSProp and AdaGrad: against slow twins and PyTorch, where epsilon stands, and updates that are skipped."""
 
 import copy
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from retorq.optimizers import CenteredRMSProp
+from retorq.optimizers import AdaGrad, CenteredRMSProp
 
 SHAPES = [(3, 2), (4,), (1, 1, 2)]
 
@@ -186,3 +186,42 @@ def test_goes_on_exactly_from_a_saved_state():
 def test_refuses_what_makes_no_sense(rate, more, message):
     with pytest.raises(ValueError, match=message):
         CenteredRMSProp(parameters(), rate, **more)
+
+
+@pytest.mark.parametrize("eps", [1e-10, 0.1])
+@pytest.mark.parametrize("tensor", [False, True])
+def test_adagrad_equals_its_slow_twin_and_pytorch(eps, tensor):
+    weights, others = parameters(dtype=torch.float64), parameters(dtype=torch.float64)
+    values = torch.cat([w.detach().flatten() for w in weights]).tolist()
+    totals = [0.0] * len(values)
+    mine = AdaGrad(weights, torch.tensor(0.05, dtype=torch.float64) if tensor else 0.05, eps=eps)
+    theirs = torch.optim.Adagrad(others, lr=0.05, eps=eps)
+    for step in range(5):
+        for optimizer, of in ((mine, weights), (theirs, others)):
+            give_gradients(of, step)
+            optimizer.step()
+        for i, g in enumerate(torch.cat([w.grad.flatten() for w in weights]).tolist()):
+            totals[i] += g * g
+            values[i] -= 0.05 * g / (math.sqrt(totals[i]) + eps)
+    torch.testing.assert_close(
+        torch.cat([w.detach().flatten() for w in weights]), torch.tensor(values, dtype=torch.float64)
+    )
+    for one, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_adagrad_skips_a_step_without_a_trace():
+    weights = parameters()
+    optimizer = AdaGrad(weights, 0.1)
+    give_gradients(weights, 0)
+    optimizer.step()
+    before, state = copy.deepcopy(weights), copy.deepcopy([optimizer.state[w]["sum"] for w in weights])
+    for weight in weights:
+        weight.grad = torch.full_like(weight, float("nan"))
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    for one, other, total, kept in zip(
+        weights, before, [optimizer.state[w]["sum"] for w in weights], state, strict=True
+    ):
+        assert torch.equal(one, other)
+        assert torch.equal(total, kept)

@@ -10,12 +10,32 @@ import torch
 
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Explore
-from retorq.learner import Learner
+from retorq.learner import Learner, Rule
 from retorq.nn.network import Network
 from retorq.replay.replay import Replay
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import EnvSpec, VectorEnv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundles:
+    """How an agent is divided into bundles of actor, replay and learner around a parameter server (Gorila).
+
+    ``servers`` shards make the updates, with this optimizer; they drop gradients that are more than ``max_staleness``
+    updates late. Learners drop those of losses beyond ``outlier_deviations`` standard deviations, once they have seen
+    ``outlier_warmup``.
+    """
+
+    count: int
+    servers: int
+    max_staleness: int
+    outlier_deviations: float
+    outlier_warmup: int
+    optimizer: Rule
+    learning_rate: float
+    optimizer_epsilon: float
+    target_period: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +47,8 @@ class Agent:
     ``publish_period`` in updates. ``refresh`` is how many rows have their stored recurrent states computed anew per row
     trained (0: none); ``discrepancy_period`` is in updates: how often what stale states do to the values is measured
     (``losses.discrepancy``; 0: never). ``tell_values``: actors write down their values, for first priorities;
-    ``trim_period`` is in updates: how often the replay is cut back to its capacity (0: it never holds more). ``notes``
+    ``trim_period`` is in updates: how often the replay is cut back to its capacity (0: it never holds more);
+    ``bundles``: how it is divided, where several learners share its weights. ``notes``
     are sentences about choices made by themselves, printed when a run starts.
     """
 
@@ -53,6 +74,7 @@ class Agent:
     discrepancy_period: int = 100
     tell_values: bool = False
     trim_period: int = 0
+    bundles: Bundles | None = None
     notes: tuple[str, ...] = ()
 
     def actor(

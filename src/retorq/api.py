@@ -34,6 +34,8 @@ from retorq.running.train import (
 from retorq.running.train import train as run_training
 from retorq.types import EnvSpec, Refused, UserError
 
+SAME = ("pool", "actors", "replay_shards")
+"""How a run is divided over processes, which a resume cannot change."""
 STEPS = {"atari": 50_000_000, "laptop": 750_000, "minatar": 200_000, "toy": 20_000}
 """Agent steps of a run where none are given, by preset."""
 
@@ -187,6 +189,7 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
         preset = config.pop("preset")
         for name in ("steps", "log_every", "pool", "actors"):
             config.pop(name)
+        config.pop("replay_shards", None)
         options = EnvOptions(**stored["options"])
     except (KeyError, TypeError) as error:
         raise Refused(
@@ -222,13 +225,13 @@ def resume(
 ) -> Run:
     """Go on with a stopped run; ``run`` may change fields of ``RunOptions`` that are not the run's identity."""
     path = Path(path)
-    known = {f.name for f in fields(RunOptions)} - {"steps", "seed", "log_every", "device", "pool", "actors"}
+    known = {f.name for f in fields(RunOptions)} - {"steps", "seed", "log_every", "device", *SAME}
     for name in run:
         if name not in known:
             raise UserError(f"{name} cannot change when a run is resumed; what can: {', '.join(sorted(known))}.")
     task, stored = reopen(path, device=device)
     config = stored["config"]
-    same = {name: config[name] for name in ("steps", "log_every", "pool", "actors")}
+    same = {name: config[name] for name in ("steps", "log_every", *SAME) if name in config}
     how = RunOptions(**same, seed=stored["seed"], device=device, **run)
     return start(task, how, path, say=say, then=then)
 

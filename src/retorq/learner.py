@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from retorq.capture import Captured
 from retorq.nn.network import Network
-from retorq.optimizers import CenteredRMSProp
+from retorq.optimizers import AdaGrad, CenteredRMSProp
 from retorq.types import Batch, LossOutput, Tree, UserError
 
 Precision = Literal["fp32", "bf16"]
+Rule = Literal["adam", "rmsprop", "adagrad"]
 STATE = "state."  # before the names of carried states, among a step's outputs
 
 
@@ -35,8 +36,8 @@ class Learner:
         network: The online network (moved to ``device``); the target starts as its copy.
         loss: Called as ``loss(online, target, batch, generator)``.
         learning_rate: Step size of the optimizer at progress 0.
-        optimizer_epsilon: The optimizer's epsilon: Adam's beside the root, RMSProp's inside it.
-        optimizer: ``"adam"``, or ``"rmsprop"``: centered, as Nature DQN's (``retorq.optimizers``).
+        optimizer_epsilon: The optimizer's epsilon: Adam's and AdaGrad's beside the root, RMSProp's inside it.
+        optimizer: ``"adam"``; ``"rmsprop"``: centered, as Nature DQN's; or ``"adagrad"`` (``retorq.optimizers``).
         anneal: Decay the learning rate linearly to 0 over the run.
         clip_gradient: Global L2 norm to clip gradients to.
         target_period: Updates between hard copies into the target.
@@ -54,7 +55,7 @@ class Learner:
         *,
         learning_rate: float,
         optimizer_epsilon: float,
-        optimizer: Literal["adam", "rmsprop"] = "adam",
+        optimizer: Rule = "adam",
         anneal: bool = False,
         clip_gradient: float = 40.0,
         target_period: int = 125,
@@ -72,7 +73,9 @@ class Learner:
         self.precision = precision
         self.generator = torch.Generator(self.device).manual_seed(seed)
         on_gpu = self.device.type == "cuda"
-        self.optimizer = _optimizer(optimizer, self.online, learning_rate, optimizer_epsilon, self.device)
+        self.optimizer = made_optimizer(
+            optimizer, self.online.parameters(), learning_rate, optimizer_epsilon, self.device
+        )
         self.updates = 0
         self.skipped_in_a_row = torch.zeros((), device=self.device)
         if cuda_graph and not on_gpu:
@@ -80,8 +83,13 @@ class Learner:
         self.cuda_graph = cuda_graph
         self._captured: Captured | None = None
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
-        """One update, as a function of tensors only: nothing here waits for the device. Gradients start as None."""
+    def gradient(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Leave the clipped gradient of a batch in the online parameters, whose gradients start as None.
+
+        Returns:
+            Error, mask, metrics and carried states by name, and 1 where loss or gradient is not finite, else 0; all
+            still on the device.
+        """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.loss(self.online, self.target, batch, self.generator)
         weighted = output.loss.float() * output.mask * batch.weight
@@ -92,13 +100,18 @@ class Learner:
         total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
         bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
-        # Both optimizers skip the step where found_inf is 1, without a round trip to the host.
+        metrics = {"loss": total.detach(), "gradient_norm": norm}
+        carried = {f"{STATE}{name}": value for name, value in output.state.items()}
+        return {"error": output.error.float(), "mask": output.mask, **output.metrics, **metrics, **carried}, bad
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update, as a function of tensors only: nothing here waits for the device. Gradients start as None."""
+        told, bad = self.gradient(batch)
+        # All optimizers skip the step where found_inf is 1, without a round trip to the host.
         self.optimizer.found_inf, self.optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
         self.optimizer.step()
         self.skipped_in_a_row.copy_((self.skipped_in_a_row + 1) * bad)
-        metrics = {"loss": total.detach(), "gradient_norm": norm, "skipped": self.skipped_in_a_row.clone()}
-        carried = {f"{STATE}{name}": value for name, value in output.state.items()}
-        return {"error": output.error.float(), "mask": output.mask, **output.metrics, **metrics, **carried}
+        return told | {"skipped": self.skipped_in_a_row.clone()}
 
     def update(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, Tensor, dict[str, Tensor], Tree]:
         """Learn from one batch; ``progress`` in [0, 1] is the share of the run done.
@@ -116,8 +129,7 @@ class Learner:
         self.updates += 1
         if self.updates % self.target_period == 0:
             self.sync_target()
-        state = {name.removeprefix(STATE): metrics.pop(name) for name in [*metrics] if name.startswith(STATE)}
-        return metrics.pop("error"), metrics.pop("mask"), metrics, state
+        return apart(metrics)
 
     def _replayed(self, batch: Batch) -> dict[str, Tensor]:
         """The step as a CUDA graph, recorded at the first batch."""
@@ -145,9 +157,13 @@ class Learner:
         self.online.center(observation)
         self.target.center(observation)
 
+    def rate(self, progress: float) -> float:
+        """The learning rate: linear decay to 0 over the run, or constant."""
+        return self.learning_rate * (max(0.0, 1.0 - progress) if self.anneal else 1.0)
+
     def set_learning_rate(self, progress: float) -> None:
-        """Linear decay to 0 over the run, or constant."""
-        rate = self.learning_rate * (max(0.0, 1.0 - progress) if self.anneal else 1.0)
+        """Hand it to the optimizer."""
+        rate = self.rate(progress)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -187,15 +203,23 @@ class Learner:
         self.updates = int(numbers["updates"])
 
 
-def _optimizer(
-    name: Literal["adam", "rmsprop"], network: Network, rate: float, epsilon: float, device: torch.device
+def apart(told: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor], Tree]:
+    """What a step tells, as error, mask, metrics and carried states."""
+    state = {name.removeprefix(STATE): told.pop(name) for name in [*told] if name.startswith(STATE)}
+    return told.pop("error"), told.pop("mask"), told, state
+
+
+def made_optimizer(
+    name: Rule, parameters: Iterable[Tensor], rate: float, epsilon: float, device: torch.device
 ) -> torch.optim.Optimizer:
-    """On a GPU the learning rate is a tensor, so that a recorded step sees it change."""
+    """An optimizer by its name. On a GPU the learning rate is a tensor, so that a recorded step sees it change."""
     on_gpu = device.type == "cuda"
     lr = torch.tensor(rate, device=device) if on_gpu else rate
     if name == "rmsprop":
-        return CenteredRMSProp(network.parameters(), lr, eps=epsilon)
-    return torch.optim.Adam(network.parameters(), lr=lr, eps=epsilon, fused=True, capturable=on_gpu)
+        return CenteredRMSProp(parameters, lr, eps=epsilon)
+    if name == "adagrad":
+        return AdaGrad(parameters, lr, eps=epsilon)
+    return torch.optim.Adam(parameters, lr=lr, eps=epsilon, fused=True, capturable=on_gpu)
 
 
 def seeds(seed: int, count: int) -> list[int]:

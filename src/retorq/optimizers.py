@@ -9,6 +9,48 @@ import torch
 from torch import Tensor
 
 
+class AdaGrad(torch.optim.Optimizer):
+    """AdaGrad (Duchi et al. 2011), as Gorila's parameter servers use it.
+
+    With a running sum ``s`` of squared gradients, updated first::
+
+        s <- s + g^2
+        parameter <- parameter - lr g / (sqrt(s) + eps)
+
+    The sum ``s`` starts at 0 and never shrinks, so the steps of long runs do. An attribute ``found_inf`` skips a step
+    as in :class:`CenteredRMSProp`, which is what ``torch.optim.Adagrad`` does not have on a GPU.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Step size, a number or a tensor of no dimensions.
+        eps: Added to the root.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | Tensor, *, eps: float = 1e-10
+    ) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps})
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all parameters that have a gradient; returns what ``closure``, run first, returns."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not self.state[p]:
+                    self.state[p] = {"sum": torch.zeros_like(p)}
+                gradient = p.grad if self.found_inf is None else torch.where(self.found_inf > 0, 0, p.grad)
+                total = self.state[p]["sum"].addcmul_(gradient, gradient)
+                p.sub_(group["lr"] * gradient / (total.sqrt() + group["eps"]))
+        return result
+
+
 class CenteredRMSProp(torch.optim.Optimizer):
     """The RMSProp of DQN (Mnih et al. 2015): centered, without momentum, epsilon *inside* the root.
 

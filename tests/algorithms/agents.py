@@ -23,6 +23,8 @@ SIZES = {
     "state_period": 3,
     "burn_in": 4,
     "replay_size": 400,
+    "bundles": 2,
+    "servers": 2,
 }
 MODULES = {name: algorithms.load(name) for name in algorithms.AGENTS}
 RECURRENT = [name for name, module in MODULES.items() if "memory" in {f.name for f in fields(module.Config)}]

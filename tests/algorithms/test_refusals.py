@@ -8,9 +8,11 @@ from tests.algorithms.agents import FRAME, FRAMES, MODULES, VECTOR, names, small
 from retorq.types import UserError
 
 ONE_OR_MORE = "num_envs stack memory_size samples target_samples action_samples cosines quantiles"
-ONE_OR_MORE += " batch_size sequence_length n_step target_period replay_size state_period publish_period"
+ONE_OR_MORE += " batch_size sequence_length n_step target_period replay_size state_period publish_period servers"
 ZERO_OR_MORE = "hidden_size burn_in warmup epsilon_steps epsilon_exponent rescale_epsilon kappa refresh"
+ZERO_OR_MORE += " max_staleness outlier_warmup"
 POSITIVE = "learning_rate optimizer_epsilon clip_gradient replay_ratio noisy_sigma munchausen_temperature"
+POSITIVE += " outlier_deviations"
 SHARES = "epsilon_start epsilon_final epsilon_floor epsilon_fraction gamma priority_eta priority_exponent priority_beta"
 SHARES += " priority_beta_final munchausen_alpha"
 ANY = "munchausen_lowest lowest_value highest_value risk_level atoms"

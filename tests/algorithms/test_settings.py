@@ -94,6 +94,15 @@ def _first_priorities(agent, value):
     return (agent.tell_values, agent.layout.values, replay("first_errors")(agent) is not None) == (value,) * 3
 
 
+def _served(name):
+    """At the learner, and at the parameter servers where there are any."""
+
+    def arrived(agent, value):
+        return learner(name)(agent) == value and (agent.bundles is None or getattr(agent.bundles, name) == value)
+
+    return arrived
+
+
 def _widths(layers):
     return tuple(m.out_features for m in layers if isinstance(m, torch.nn.Linear))
 
@@ -111,7 +120,7 @@ def _noise(agent, value):
 
 
 SETTINGS = {
-    "num_envs": Setting((5,), lambda a, v: {a.columns, replay("columns")(a), a.explore.columns} == {v}),
+    "num_envs": Setting((6,), lambda a, v: {a.columns, replay("columns")(a), a.explore.columns} == {v}),
     "epsilon_start": Setting((0.7,), _explore("start")),
     "epsilon_final": Setting((0.2,), _explore("final")),
     "epsilon_steps": Setting((123,), _decay_steps),
@@ -181,12 +190,12 @@ SETTINGS = {
     "munchausen_alpha": Setting((0.5,), _loss("alpha"), SOFT),
     "munchausen_temperature": Setting((0.1,), _loss("temperature"), SOFT),
     "munchausen_lowest": Setting((-2.0,), _loss("lowest"), SOFT),
-    "optimizer": Setting(("rmsprop", "adam"), is_(learner("optimizer"))),
-    "learning_rate": Setting((1e-2,), is_(learner("learning_rate"))),
+    "optimizer": Setting(("rmsprop", "adam"), _served("optimizer")),
+    "learning_rate": Setting((1e-2,), _served("learning_rate")),
     "anneal_learning_rate": Setting(SWITCH, is_(learner("anneal"))),
-    "optimizer_epsilon": Setting((1e-2,), is_(learner("optimizer_epsilon"))),
+    "optimizer_epsilon": Setting((1e-2,), _served("optimizer_epsilon")),
     "clip_gradient": Setting((3.0,), is_(learner("clip_gradient"))),
-    "target_period": Setting((9,), is_(learner("target_period"))),
+    "target_period": Setting((9,), _served("target_period")),
     "time_reduction": Setting(("sum", "mean"), is_(learner("time_reduction"))),
     "replay_size": Setting((500,), lambda a, v: a.capacity == replay("capacity")(a) == v),
     "replay_ratio": Setting((2.0,), is_(lambda a: a.samples_per_step)),
@@ -202,6 +211,11 @@ SETTINGS = {
     "precision": Setting(("bf16",), lambda a, v: learner("precision")(a) == a.precision == v),
     "cuda_graph": Setting((True,), is_(learner("cuda_graph"))),
     "publish_period": Setting((3,), is_(lambda a: a.publish_period)),
+    "bundles": Setting((1,), is_(lambda a: a.bundles.count)),
+    "servers": Setting((3,), is_(lambda a: a.bundles.servers)),
+    "max_staleness": Setting((7,), is_(lambda a: a.bundles.max_staleness)),
+    "outlier_deviations": Setting((2.5,), is_(lambda a: a.bundles.outlier_deviations)),
+    "outlier_warmup": Setting((17,), is_(lambda a: a.bundles.outlier_warmup)),
 }
 PAIRS = [(agent, name) for agent in MODULES for name in names(agent)]
 

@@ -9,6 +9,7 @@ from tests.algorithms.agents import MODULES, RECURRENT, names
 
 from retorq import api
 from retorq.envs.options import EnvOptions
+from retorq.running.gorila import Gorila
 from retorq.running.log import WALL_CLOCK_FIELDS
 from retorq.running.trainer import Trainer
 
@@ -34,6 +35,8 @@ TINY = {
     "warmup": 50,
     "target_period": 5,
     "epsilon_steps": 20,
+    "bundles": 2,
+    "servers": 2,
 }
 VARIANTS = [
     *((name, {}) for name in MODULES),
@@ -100,7 +103,8 @@ def test_every_agent_trains_on_images_and_on_numbers(agent, env, tmp_path):
 @pytest.mark.parametrize(("agent", "more"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 def test_every_agent_goes_on_exactly(agent, more, tmp_path, monkeypatch):
     whole = start(agent, "memory", tmp_path / "whole", **more)
-    plain = Trainer.step
+    kind = Gorila if agent == "gorila" else Trainer
+    plain = kind.step
 
     def stopped(self):
         plain(self)
@@ -108,7 +112,7 @@ def test_every_agent_goes_on_exactly(agent, more, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", stopped)
+        patch.setattr(kind, "step", stopped)
         cut = start(agent, "memory", tmp_path / "cut", **more)
     assert (whole.code, cut.code) == (0, api.RESUMABLE)
     cut = api.resume(cut.path, say=lambda line: None, threads=1)

@@ -17,10 +17,11 @@ OF_RUNS = {
     "log_every": 7,
     "checkpoint_seconds": 5.0,
     "save_replay": False,
-    "pool": "process",
+    "pool": "ray",
     "actors": 2,
     "actor_rows": 5,
     "actor_time_limit": 30.0,
+    "replay_shards": 2,
 }
 
 

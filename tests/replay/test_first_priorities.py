@@ -6,7 +6,8 @@ import torch
 
 from retorq.losses.q_learning import QLearning
 from retorq.ops.rescale import rescale, unrescale
-from retorq.replay.replay import Priorities, Replay
+from retorq.replay.replay import Replay
+from retorq.replay.samplers import Priorities
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import EnvSpec, Inputs, Leaf, Trajectory

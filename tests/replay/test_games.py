@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.replay.model import STATE, Model, made, restore
 
-from retorq.replay.replay import Priorities
+from retorq.replay.samplers import Priorities
 from retorq.types import UserError
 
 

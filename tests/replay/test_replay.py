@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.replay.model import SPEC, STATE, Model, check_saved, made
 
-from retorq.replay.replay import Priorities, Replay
+from retorq.replay.replay import Replay
+from retorq.replay.samplers import Priorities
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import UserError

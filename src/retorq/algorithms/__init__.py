@@ -20,6 +20,7 @@ AGENTS: dict[str, str] = {
     "drqn": "retorq.algorithms.drqn",
     "r2d2": "retorq.algorithms.r2d2",
     "apex_dqn": "retorq.algorithms.apex_dqn",
+    "gorila": "retorq.algorithms.gorila",
 }
 """Name of the agent: module that holds it."""
 

@@ -30,7 +30,7 @@ class Config(ManyActors, LadderEpsilon, FeedForward):
     batch_size: int = 512
     n_step: int = 3
     double: bool = True
-    optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # centered, decay 0.95, no momentum
+    optimizer: Literal["adam", "rmsprop", "adagrad"] = "rmsprop"  # centered, decay 0.95, no momentum
     learning_rate: float = 2.5e-4 / 4
     optimizer_epsilon: float = 1.5e-7
     clip_gradient: float = 40.0

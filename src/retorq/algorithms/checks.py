@@ -89,6 +89,8 @@ AT_LEAST_ONE = frozenset(
         "replay_size",
         "state_period",
         "publish_period",
+        "bundles",
+        "servers",
     )
 )
 NOT_NEGATIVE = frozenset(
@@ -98,6 +100,8 @@ NOT_NEGATIVE = frozenset(
         "warmup",
         "epsilon_steps",
         "trim_period",
+        "max_staleness",
+        "outlier_warmup",
         "epsilon_exponent",
         "rescale_epsilon",
         "kappa",
@@ -112,6 +116,7 @@ POSITIVE = frozenset(
         "replay_ratio",
         "noisy_sigma",
         "munchausen_temperature",
+        "outlier_deviations",
     )
 )
 SHARES = frozenset(

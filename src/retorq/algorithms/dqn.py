@@ -24,7 +24,7 @@ from retorq.types import EnvSpec
 class Config(Munchausen, FeedForward):
     """All settings; the defaults are those of Mnih et al. 2015, extended data table 1."""
 
-    optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # centered, epsilon inside the root
+    optimizer: Literal["adam", "rmsprop", "adagrad"] = "rmsprop"  # centered, epsilon inside the root
     optimizer_epsilon: float = 0.01 / 32**2  # 0.01 for a loss summed over the batch
     regression: Literal["huber", "squared"] = "huber"  # the error is clipped to [-1, 1]
 

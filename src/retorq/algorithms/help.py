@@ -67,10 +67,13 @@ HELP: dict[str, dict[str, str]] = {
         "munchausen_alpha": "how much of it is added, 0 to 1",
         "munchausen_temperature": "temperature of the softmax policy behind that probability",
         "munchausen_lowest": "lowest value of temperature * log-probability",
-        "optimizer": "adam, or rmsprop (centered, as in the first DQN)",
+        "optimizer": "adam, rmsprop (centered, as in the first DQN) or adagrad (whose steps only shrink)",
         "learning_rate": "step size of the optimizer",
         "anneal_learning_rate": "let the learning rate fall linearly to 0 over the run",
         "optimizer_epsilon": "small number in the optimizer's denominator",
+        "max_staleness": "updates by which a gradient may be late at a parameter server; later ones are dropped",
+        "outlier_deviations": "losses this many standard deviations above their running mean are not learned from",
+        "outlier_warmup": "losses that a learner must have seen before any counts as an outlier",
         "clip_gradient": "longest gradient (L2 norm over all weights); longer ones are shortened to it",
         "target_period": "updates between copies of the weights into the target network",
         "time_reduction": "losses along a sequence are averaged (mean) or added up (sum)",
@@ -91,6 +94,8 @@ HELP: dict[str, dict[str, str]] = {
     "machine": {
         "precision": "matrix products in fp32 (float32) or bf16 (bfloat16: faster where the processor has it)",
         "cuda_graph": "record the learner's step once and replay it; only with --device cuda",
+        "bundles": "actors, each with a replay and a learner; they share the environments equally",
+        "servers": "shards of the parameter server that holds the weights",
         "publish_period": "updates between copies of the weights to the actor (precision fp32: the weights are shared)",
     },
 }

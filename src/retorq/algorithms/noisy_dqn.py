@@ -26,7 +26,7 @@ class Config(Munchausen, FeedForward):
     epsilon_start: float = 0.0  # noise explores
     epsilon_final: float = 0.0
     noisy: bool = True
-    optimizer: Literal["adam", "rmsprop"] = "rmsprop"  # centered, epsilon inside the root
+    optimizer: Literal["adam", "rmsprop", "adagrad"] = "rmsprop"  # centered, epsilon inside the root
     optimizer_epsilon: float = 0.01 / 32**2  # 0.01 for a loss summed over the batch
     regression: Literal["huber", "squared"] = "huber"  # the error is clipped to [-1, 1]
 

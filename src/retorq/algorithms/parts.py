@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from retorq.agent import Agent
+from retorq.agent import Agent, Bundles
 from retorq.algorithms import settings
 from retorq.algorithms.checks import refuse
 from retorq.algorithms.settings import (
@@ -26,7 +26,8 @@ from retorq.nn.cores import LSTM, Stateless
 from retorq.nn.network import Extras, Network, zero_biases
 from retorq.nn.torsos import Torso, fits
 from retorq.ops.risk import Risk
-from retorq.replay.replay import Priorities, Replay
+from retorq.replay.replay import Replay
+from retorq.replay.samplers import Priorities
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import EnvSpec
@@ -173,6 +174,21 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
         tell_values=told,
         trim_period=config.trim_period if isinstance(config, ManyActors) and config.prioritized else 0,
         notes=notes,
+    )
+
+
+def bundles(config: settings.ManyLearners) -> Bundles:
+    """How an agent is divided around a parameter server, and by what rule the servers change the weights."""
+    return Bundles(
+        count=config.bundles,
+        servers=config.servers,
+        max_staleness=config.max_staleness,
+        outlier_deviations=config.outlier_deviations,
+        outlier_warmup=config.outlier_warmup,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        optimizer_epsilon=config.optimizer_epsilon,
+        target_period=config.target_period,
     )
 
 

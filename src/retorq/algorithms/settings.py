@@ -35,7 +35,7 @@ class Settings:
     double: bool = False
     clip_rewards: Literal["sign", "clip", "none"] = "clip"
     rescale_epsilon: float = 0.0  # of the value rescaling h; 0: none
-    optimizer: Literal["adam", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "rmsprop", "adagrad"] = "adam"
     learning_rate: float = 2.5e-4
     anneal_learning_rate: bool = False  # linearly to 0
     optimizer_epsilon: float = 0.01 / 32
@@ -137,6 +137,26 @@ class ManyActors(ActorPriorities):
 
     SURPLUS = 0.1
     """Share of replay_size that a soft cap may be exceeded by; beyond it, the oldest rows are overwritten at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyLearners(Settings):
+    """What Gorila (Nair et al. 2015) adds: bundles of actor, replay and learner around a sharded parameter server."""
+
+    bundles: int = 100
+    servers: int = 31  # shards of the weights
+    max_staleness: int = 100  # updates; the paper has a threshold and does not say which
+    outlier_deviations: float = 4.0  # "several" standard deviations above the mean loss
+    outlier_warmup: int = 1_000  # ours: losses a learner must have seen before
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are not equal."""
+        super().__post_init__()
+        refuse(
+            self.num_envs % self.bundles > 0,
+            f"num_envs is {self.num_envs}, which {self.bundles} bundles cannot share equally; give a multiple of "
+            "bundles.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

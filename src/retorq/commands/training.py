@@ -29,6 +29,7 @@ OF_RUNS = {
     "actors": "of a pool that is not local: how many share the environments",
     "actor_rows": "of a pool that is not local: steps of each environment per message",
     "actor_time_limit": "of a pool that is not local: seconds until a silent actor is started anew",
+    "replay_shards": "of the pool ray: processes that hold the replay; 0: the learner does",
 }
 """Fields of ``RunOptions`` that can be asked for, and what is said of them."""
 

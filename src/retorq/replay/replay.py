@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,24 +11,11 @@ from torch import Tensor
 
 from retorq.ops.states import choose
 from retorq.replay.games import Games, Walk
-from retorq.replay.samplers import Ints, Prioritized, Uniform
+from retorq.replay.samplers import Ints, Priorities, Prioritized, Uniform
 from retorq.replay.storage import Layout, Storage
 from retorq.replay.windows import Window, require_capacity
 from retorq.replay.within import Within
 from retorq.types import Batch, Trajectory, Tree, UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Priorities:
-    """Prioritized replay (Schaul et al. 2016), of sequences as R2D2 does it.
-
-    A sequence's priority is ``eta * max + (1 - eta) * mean`` of its absolute errors (R2D2, section 2.3).
-    """
-
-    exponent: float = 0.6
-    beta: float = 0.4
-    beta_final: float = 1.0
-    eta: float = 0.9
 
 
 class Replay:
@@ -109,11 +95,11 @@ class Replay:
         if draw != "row":
             self.games = Games(columns, window.length + window.ahead - 2)
         elif window.within:
-            sampler = _sampler(columns * self.storage.rows, priorities or Priorities(exponent=0.0))
+            sampler = Prioritized.by(columns * self.storage.rows, priorities or Priorities(exponent=0.0))
             self.prioritized = sampler
             self.within = Within(window, self.storage.rows, columns, sampler)
         elif priorities is not None:
-            self.prioritized = _sampler(columns * self.slots, priorities)
+            self.prioritized = Prioritized.by(columns * self.slots, priorities)
 
     @property
     def size(self) -> int:
@@ -138,6 +124,30 @@ class Replay:
         column = np.repeat(np.arange(len(count)), count)
         start = first[column] + np.concatenate([np.arange(n) for n in count]) * self.window.period
         return not self.storage.last(column, start).all()
+
+    @property
+    def mass(self) -> float:
+        """What all windows (or games) that can be drawn weigh together: a shard is drawn from in proportion to it."""
+        if self.games is not None:
+            return float(self.games.available(self.storage.oldest, self.storage.written).sum())
+        if self.prioritized is not None:
+            return self.prioritized.total
+        first, count = self._range()
+        if self.window.length > 1:
+            return float(count.sum())
+        # Final rows begin no transition. Rows outside the range are few: those before it, and those after it.
+        outside = [
+            np.r_[oldest:start, start + n : end]
+            for oldest, start, n, end in zip(self.storage.oldest, first, count, self.storage.written, strict=True)
+        ]
+        column = np.repeat(np.arange(len(outside)), [len(rows) for rows in outside])
+        final = self.storage.finals - int(self.storage.last(column, np.concatenate(outside).astype(np.int64)).sum())
+        return float(count.sum() - final)
+
+    @property
+    def windows(self) -> int:
+        """How many windows (or games) can be drawn."""
+        return self.prioritized.held if self.prioritized is not None else int(self.mass)
 
     def _whole_games(self) -> bool:
         assert self.games is not None
@@ -383,6 +393,6 @@ class Replay:
         """The rows, in pieces for a checkpoint; see :meth:`Storage.chunks`."""
         return self.storage.chunks()
 
-
-def _sampler(capacity: int, priorities: Priorities) -> Prioritized:
-    return Prioritized(capacity, exponent=priorities.exponent, beta=priorities.beta, beta_final=priorities.beta_final)
+    def restore(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put back one piece of ``chunks`` by its name."""
+        self.storage.restore(name, tensors)

@@ -6,6 +6,7 @@ Everything is deterministic given the generator handed in, and continues bit for
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,6 +54,11 @@ class SumTree:
     def total(self) -> float:
         """Sum of all leaves."""
         return float(self._top()[-1])
+
+    @property
+    def count(self) -> int:
+        """How many leaves are above 0."""
+        return int(np.count_nonzero(self._levels[0]))
 
     @property
     def leaves(self) -> Floats:
@@ -133,6 +139,19 @@ class SumTree:
         return index
 
 
+@dataclass(frozen=True, kw_only=True)
+class Priorities:
+    """Prioritized replay (Schaul et al. 2016), of sequences as R2D2 does it.
+
+    A sequence's priority is ``eta * max + (1 - eta) * mean`` of its absolute errors (R2D2, section 2.3).
+    """
+
+    exponent: float = 0.6
+    beta: float = 0.4
+    beta_final: float = 1.0
+    eta: float = 0.9
+
+
 class Prioritized:
     """Proportional prioritized sampling (Schaul et al. 2016, "Prioritized Experience Replay", sections 3.3 and 3.4).
 
@@ -165,10 +184,20 @@ class Prioritized:
         """How many priorities were not finite and changed nothing."""
         self._tree = SumTree(capacity)
 
+    @classmethod
+    def by(cls, capacity: int, priorities: Priorities) -> Prioritized:
+        """A sampler with these exponents."""
+        return cls(capacity, exponent=priorities.exponent, beta=priorities.beta, beta_final=priorities.beta_final)
+
     @property
     def total(self) -> float:
         """Sum of all ``p^exponent``; 0 exactly when no item is held."""
         return self._tree.total
+
+    @property
+    def held(self) -> int:
+        """How many items are held."""
+        return self._tree.count
 
     def add(self, indices: ArrayLike) -> None:
         """Hold the items ``indices [n]``, new ones or anew, with the highest priority seen so far."""

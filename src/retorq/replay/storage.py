@@ -214,6 +214,11 @@ class Storage:
         return (self.arrays["flags"][rows, where] >> FLAGS.index("last") & 1).bool().cpu().numpy()
 
     @property
+    def finals(self) -> int:
+        """How many of the rows held are final observations."""
+        return int((self.arrays["flags"] & 1 << FLAGS.index("last")).count_nonzero())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays, used or not."""
         return sum(array.nbytes for array in (*self.arrays.values(), *self.states.values()))

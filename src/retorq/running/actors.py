@@ -7,10 +7,12 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING
 
+from retorq.acting.cluster import STORE, LocalRay
 from retorq.acting.pools import ActorPool
 from retorq.acting.processes import ProcessPool
 from retorq.acting.remote import Recipe
 from retorq.agent import Agent
+from retorq.distributed.sharded import AHEAD
 from retorq.envs.make import make
 from retorq.nn.network import Network
 from retorq.running.trainer import PoolMaker
@@ -54,8 +56,17 @@ def row_bytes(agent: Agent) -> int:
     return int(agent.layout.bytes_per_row()) + 2 * sum(prod(s) for s in agent.layout.state.values()) + 1_536
 
 
-def actors(task: Task, run: RunOptions) -> VectorEnv | PoolMaker:
-    """What a :class:`retorq.running.trainer.Trainer` acts with."""
+def cluster_for(task: Task, run: RunOptions) -> LocalRay | None:
+    """Ray, where the run asks for it; its store has room for the batches that shards of the replay send ahead."""
+    if run.pool != "ray":
+        return None
+    agent = task.agent
+    batch = int(agent.layout.bytes_per_row() + 128) * agent.stack * agent.window.rows * agent.batch_size
+    return LocalRay(store=STORE + (AHEAD + 2) * batch * (run.replay_shards > 0))
+
+
+def actors(task: Task, run: RunOptions, cluster: LocalRay | None = None) -> VectorEnv | PoolMaker:
+    """What a :class:`retorq.running.trainer.Trainer` acts with; ``cluster``: where, of the pool ``ray``."""
     if run.pool == "local":
         return make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
     shares = recipes(task, run)
@@ -64,7 +75,7 @@ def actors(task: Task, run: RunOptions) -> VectorEnv | PoolMaker:
         if run.pool == "ray":
             from retorq.acting.ray_pool import RayPool
 
-            return RayPool(shares, network, seed=seed, time_limit=run.actor_time_limit)
+            return RayPool(shares, network, seed=seed, time_limit=run.actor_time_limit, cluster=cluster)
         return ProcessPool(
             shares, network, bytes_per_row=row_bytes(task.agent), seed=seed, time_limit=run.actor_time_limit
         )

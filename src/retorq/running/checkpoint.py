@@ -78,10 +78,13 @@ class Part:
         fingerprint: Equal fingerprints promise equal contents. When the previous checkpoint holds this part with the
             same fingerprint its file is hard-linked, ``tensors`` is not called, and the save takes no time or space
             for it. The price: both checkpoints then rest on the same bytes of the disk.
+        late: ``tensors`` is called while this part is written, and what it gives is forgotten then: for parts that come
+            from elsewhere and would not fit into memory together. Whether the disk has room is found out on the way.
     """
 
     tensors: Callable[[], dict[str, torch.Tensor]]
     fingerprint: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,8 @@ def save(
         raise ValueError(f"part name {bad[0]!r}: use letters, digits, '_', '-' and '.'")
     text = json.dumps(state, default=plain).encode()
     sources = _linkable(folder, step, run, parts)
-    tensors = {name: part.tensors() for name, part in parts.items() if name not in sources}
-    needed = len(text) + _SLACK + sum(t.numel() * t.element_size() + 256 for p in tensors.values() for t in p.values())
+    tensors = {name: part.tensors() for name, part in parts.items() if name not in sources and not part.late}
+    needed = len(text) + _SLACK + sum(map(_bytes, tensors.values()))
     temporary = folder / f".tmp-{step}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +161,12 @@ def save(
         files = {STATE: _write(temporary / STATE, text)}
         for name, part in parts.items():
             mark = {} if part.fingerprint is None else {"fingerprint": part.fingerprint}
-            written = _link(sources[name], temporary) if name in sources else _store(temporary, name, tensors[name])
+            if name in sources:
+                written = _link(sources[name], temporary)
+            else:
+                made = part.tensors() if part.late else tensors[name]
+                needed += _bytes(made) if part.late else 0
+                written = _store(temporary, name, made)
             files[manifests.file_name(name)] = written | mark
         record = {"format": FORMAT, "retorq": manifests.retorq_version(), "run": run, "step": step, "files": files}
         _write(temporary / MANIFEST, manifests.sealed(record))
@@ -201,6 +209,11 @@ def newest(folder: Path, *, run: str = "", warn: Callable[[str], None] | None = 
             "another run folder"
         )
     return None
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    """What a part takes on the disk, about."""
+    return sum(tensor.numel() * tensor.element_size() + 256 for tensor in tensors.values())
 
 
 def _store(directory: Path, part: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,17 @@ import torch
 from safetensors.torch import save_file
 
 from retorq.agent import Agent
+from retorq.distributed.peers import Lost
 from retorq.envs.options import EnvOptions
 from retorq.running import closing
-from retorq.running.actors import actors
+from retorq.running.actors import actors, cluster_for
+from retorq.running.bundles import gorila, require_bundles
 from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
 from retorq.running.folder import RunFolder
+from retorq.running.gorila import Gorila
 from retorq.running.log import Log
 from retorq.running.plan import Plan, exploration, plan, require_memory
+from retorq.running.shards import require_shards, shards
 from retorq.running.signals import StopSignal
 from retorq.running.trainer import Trainer
 from retorq.types import Diverged, UserError
@@ -45,6 +50,7 @@ class RunOptions:
         actors: Of a pool that is not local: how many share the environments (``num_envs``).
         actor_rows: Of a pool that is not local: steps of each environment per message.
         actor_time_limit: Of a pool that is not local: seconds a message may take before its actor is started anew.
+        replay_shards: Of the pool ``ray``: how many processes hold the replay; 0: this one does.
     """
 
     steps: int
@@ -59,6 +65,7 @@ class RunOptions:
     actors: int = 0
     actor_rows: int = 10
     actor_time_limit: float = 60.0
+    replay_shards: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -82,13 +89,19 @@ class RunOptions:
                     f"{name} is {value}, but pool is local, where one actor plays in this process; give --pool process "
                     f"or leave {name} away."
                 )
+        if self.pool != "ray" and self.replay_shards:
+            raise UserError(
+                f"replay_shards is {self.replay_shards}, but pool is {self.pool}, and shards run on Ray; give --pool "
+                "ray or leave replay_shards away."
+            )
         if self.pool != "local" and self.actors < 1:
             raise UserError(f"pool is {self.pool}, but actors is {self.actors}; give the number of actors, at least 1.")
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run."""
-        return {"steps": self.steps, "log_every": self.log_every, "pool": self.pool, "actors": self.actors}
+        same = {"steps": self.steps, "log_every": self.log_every, "pool": self.pool, "actors": self.actors}
+        return same | ({"replay_shards": self.replay_shards} if self.replay_shards else {})
 
 
 _LOWEST = {
@@ -100,6 +113,7 @@ _LOWEST = {
     "actors": 0,
     "actor_rows": 1,
     "actor_time_limit": 1,
+    "replay_shards": 0,
 }
 _SECONDS = ("checkpoint_seconds", "actor_time_limit")
 
@@ -148,9 +162,13 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
 
     Raises:
         Refused: It needs more memory than there is.
+        UserError: Its replay cannot be divided as asked.
     """
+    require_shards(task, run)
+    require_bundles(task, run)
     say(f"{'measuring':>20}  how fast this machine learns")
-    require_memory(plan(task.agent, task.env, run.steps, device=run.device, measure=False), run.device)
+    replay_on = "cpu" if run.replay_shards else run.device
+    require_memory(plan(task.agent, task.env, run.steps, device=run.device, measure=False), replay_on)
     table = plan(task.agent, task.env, run.steps, device=run.device)
     for what, how_much in table.rows:
         say(f"{what:>20}  {how_much}")
@@ -180,35 +198,46 @@ def train(
         Refused: No checkpoint of this run can be read.
     """
     log = log or Log(folder.path, total=run.steps, period=run.log_every, tensorboard=run.tensorboard)
-    playing = actors(task, run)
-    trainer: Trainer | None = None
-    try:
-        trainer = Trainer(task.agent, playing, total=run.steps, seed=run.seed, device=run.device)
+    with ExitStack() as held:
+        trainer = _trainer(task, run, folder, held)
         resume(trainer, folder, log)
         with log, stop if stop is not None else StopSignal(log.notice) as stopping:
             return _loop(trainer, run, folder, log, stopping, then or closing.from_python(folder.path))
-    finally:
-        if trainer is not None:
-            trainer.pool.close()
-        elif not callable(playing):
-            playing.close()
+
+
+def _trainer(task: Task, run: RunOptions, folder: RunFolder, held: ExitStack) -> Trainer | Gorila:
+    """What trains; ``held`` ends it, and what it runs on."""
+    cluster = cluster_for(task, run)
+    if cluster is not None:
+        held.callback(cluster.close)
+    if task.agent.bundles is not None:
+        divided = gorila(task, run, cluster)
+        held.callback(divided.close)
+        return divided
+    playing = actors(task, run, cluster)
+    if not callable(playing):
+        held.callback(playing.close)
+    holding = shards(task, run, folder, cluster) if cluster is not None and run.replay_shards else None
+    trainer = Trainer(task.agent, playing, total=run.steps, seed=run.seed, device=run.device, shards=holding)
+    held.callback(trainer.close)
+    return trainer
 
 
 def _loop(
-    trainer: Trainer, run: RunOptions, folder: RunFolder, log: Log, stopping: StopSignal, then: closing.Next
+    trainer: Trainer | Gorila, run: RunOptions, folder: RunFolder, log: Log, stopping: StopSignal, then: closing.Next
 ) -> int:
     saved_at = time.monotonic()
     per_step = trainer.agent.spec.frames_per_step
     try:
         while not trainer.done and not stopping:
             trainer.step()
-            for episode in trainer.pool.drain():
+            for episode in trainer.drain():
                 log.episode(episode)
-            for fault in trainer.pool.faults():
+            for fault in trainer.faults():
                 log.say(fault)
             if log.due(trainer.steps) or trainer.done:
-                log.metrics(trainer.steps, trainer.steps * per_step, trainer.learner.updates, _values(trainer))
-            log.progress(trainer.steps, trainer.learner.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
+                log.metrics(trainer.steps, trainer.steps * per_step, trainer.updates, _values(trainer))
+            log.progress(trainer.steps, trainer.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
             if time.monotonic() - saved_at >= run.checkpoint_seconds:
                 store(trainer, folder, log, run)
                 saved_at = time.monotonic()
@@ -218,43 +247,47 @@ def _loop(
         # Whatever failed, an environment above all, what was learned up to here is sound.
         store(trainer, folder, log, run)
         raise
-    log.end(trainer.steps, trainer.learner.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
+    log.end(trainer.steps, trainer.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
     signal = "" if trainer.done else stopping.name
-    log.say(closing.reason(signal, trainer.steps, trainer.total, trainer.learner.updates, log.seconds))
+    log.say(closing.reason(signal, trainer.steps, trainer.total, trainer.updates, log.seconds))
     stored = folder.checkpoints / str(trainer.steps) if store(trainer, folder, log, run) else None
     for line in closing.lines(log.score, stored, then, done=trainer.done):
         log.say(line)
     return 0 if trainer.done and stored else RESUMABLE
 
 
-def _values(trainer: Trainer) -> dict[str, float]:
-    values = trainer.means() | {"epsilon": trainer.epsilon, "replay_ratio": _ratio(trainer)}
-    return values | ({"actors_replaced": float(trainer.pool.replaced)} if trainer.pool.replaced else {})
+def _values(trainer: Trainer | Gorila) -> dict[str, float]:
+    return trainer.means() | {"epsilon": trainer.epsilon, "replay_ratio": _ratio(trainer)} | trainer.told()
 
 
-def _ratio(trainer: Trainer) -> float:
+def _ratio(trainer: Trainer | Gorila) -> float:
     learned = trainer.steps - trainer.agent.warmup
     if learned < trainer.agent.warmup / 10:  # the first update comes with the first step: no ratio yet
         return 0.0
-    return round(trainer.learner.updates * trainer.agent.rows_per_update / max(1, learned), 3)
+    return round(trainer.updates * trainer.agent.rows_per_update / max(1, learned), 3)
 
 
-def store(trainer: Trainer, folder: RunFolder, log: Log, run: RunOptions) -> bool:
+def store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions) -> bool:
     """Write a checkpoint; a full disk is told and survived. Returns whether it was written."""
-    parts = {name: Part(tensors=lambda t=tensors: t) for name, tensors in trainer.tensors().items()}  # type: ignore[misc]
-    if run.save_replay:
-        for name, (fingerprint, tensors) in trainer.replay.chunks().items():
-            parts[name] = Part(tensors=tensors, fingerprint=fingerprint)
-    state = {"trainer": trainer.numbers(), "log": log.state_dict(), "replay_saved": run.save_replay}
+    rows = run.save_replay and trainer.keeps_rows
     try:
-        save(folder.checkpoints, trainer.steps, state=state, parts=parts, run=folder.id)
-    except SaveFailed as error:
+        return _store(trainer, folder, log, run, rows)
+    except (SaveFailed, Lost) as error:
         log.say(f"checkpoint not written: {error}")
         return False
+
+
+def _store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions, rows: bool) -> bool:
+    parts = {name: Part(tensors=lambda t=tensors: t) for name, tensors in trainer.tensors().items()}  # type: ignore[misc]
+    if rows:
+        for name, (fingerprint, tensors) in trainer.chunks().items():
+            parts[name] = Part(tensors=tensors, fingerprint=fingerprint, late=run.replay_shards > 0)
+    state = {"trainer": trainer.numbers(), "log": log.state_dict(), "replay_saved": rows}
+    save(folder.checkpoints, trainer.steps, state=state, parts=parts, run=folder.id)
     return True
 
 
-def resume(trainer: Trainer, folder: RunFolder, log: Log) -> Checkpoint | None:
+def resume(trainer: Trainer | Gorila, folder: RunFolder, log: Log) -> Checkpoint | None:
     """Put the newest good checkpoint back into the trainer and the log, saying what could not be.
 
     Raises:
@@ -279,7 +312,7 @@ def resume(trainer: Trainer, folder: RunFolder, log: Log) -> Checkpoint | None:
     return found
 
 
-def _dump(trainer: Trainer, path: Path) -> None:
+def _dump(trainer: Trainer | Gorila, path: Path) -> None:
     """The batch that could not be learned from, for a look."""
     batch = trainer.last_batch
     if batch is None:

@@ -11,14 +11,18 @@ from torch import Tensor
 
 from retorq.acting.pools import ActorPool, LocalPool
 from retorq.agent import Agent
-from retorq.learner import seeds
+from retorq.distributed.gradients import Sending
+from retorq.distributed.sharded import ShardedReplay
+from retorq.learner import Learner, seeds
 from retorq.losses.discrepancy import delta_q, same_game
 from retorq.nn.network import Network
 from retorq.replay.limiter import Limiter
 from retorq.replay.refresh import Refresh
-from retorq.types import Batch, Diverged, Inputs, Tree, VectorEnv
+from retorq.replay.replay import Replay
+from retorq.types import Batch, Diverged, Episode, Inputs, Tree, VectorEnv
 
 PoolMaker = Callable[[Network, int], ActorPool]
+ReplayMaker = Callable[[int], ShardedReplay]
 MAX_SKIPPED = 5  # non-finite updates in a row that end a run
 
 
@@ -35,6 +39,11 @@ class Trainer:
         total: Agent steps of the whole run.
         seed: One seed for everything.
         device: Where to learn and act.
+        shards: What makes a replay in shards from a seed; None: the agent's own, in this process.
+        learner: Where the agent's learner sends its gradients; None: it makes its updates itself.
+
+    Raises:
+        ValueError: stored states are to be refreshed, and lie in shards.
     """
 
     def __init__(
@@ -45,11 +54,15 @@ class Trainer:
         total: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        shards: ReplayMaker | None = None,
+        learner: Callable[[Learner], Sending] | None = None,
     ) -> None:
         self.agent, self.total = agent, total
         of_learner, of_replay, of_actor = seeds(seed, 3)
-        self.learner = agent.learner(device=device, seed=of_learner)
-        self.replay = agent.replay(device=device, seed=of_replay)
+        own = agent.learner(device=device, seed=of_learner)
+        self.learner: Learner | Sending = own if learner is None else learner(own)
+        self.replay: Replay | ShardedReplay
+        self.replay = agent.replay(device=device, seed=of_replay) if shards is None else shards(of_replay)
         self.pool = (
             actors(self.learner.online, of_actor)
             if callable(actors)
@@ -60,14 +73,18 @@ class Trainer:
         try:
             self.pool.publish(self.learner.online, 0)
         except BaseException:
-            self.pool.close()  # nobody else knows of it yet
+            self.close()  # nobody else knows of it yet
             raise
         self.limiter = Limiter(ratio=agent.samples_per_step, cost=agent.rows_per_update)
         self.refill = 0
         self.sums: dict[str, Tensor] = {}
         self.updates_summed = 0
         self.discrepancies = {"initial": [0.0, 0.0], "final": [0.0, 0.0]}  # sum and count
-        self.refresh = Refresh(self.replay, self._unrolled) if agent.refresh > 0 else None
+        self.refresh: Refresh | None = None
+        if agent.refresh > 0:
+            if isinstance(self.replay, ShardedReplay):
+                raise ValueError("stored states that lie in shards cannot be refreshed")
+            self.refresh = Refresh(self.replay, self._unrolled)
         self.refresh_credits = 0.0
         self.last_batch: Batch | None = None
 
@@ -75,6 +92,14 @@ class Trainer:
     def steps(self) -> int:
         """Agent steps acted so far, all columns together."""
         return self.pool.steps
+
+    keeps_rows = True
+    """Whether checkpoints can hold the replay."""
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far."""
+        return self.learner.updates
 
     @property
     def done(self) -> bool:
@@ -114,7 +139,7 @@ class Trainer:
         progress = min(1.0, self.steps / self.total)
         batch = self.replay.sample(self.agent.batch_size, progress)
         period = self.agent.discrepancy_period
-        if period and self.replay.storage.states and self.learner.updates % period == 0:
+        if period and self.learner.updates % period == 0:
             self._measure(batch)
         error, mask, metrics, state = self.learner.update(batch, progress)
         self.replay.update(batch.keys, error, mask, state)
@@ -137,18 +162,22 @@ class Trainer:
         """How far the values at both ends of the learned rows depend on where the memory started (Delta-Q).
 
         States are stored on the grid alone, so the ends are the first row of the grid that is learned from, and the
-        last one up to the row after these; the paper has the first and the last learned row.
+        last one up to the row after these; the paper has the first and the last learned row. Not measured are states
+        that lie in shards: a window's rows may be gone there by now.
         """
+        replay = self.replay
+        if isinstance(replay, ShardedReplay) or not replay.storage.states:
+            return
         window = self.agent.window
         trajectory = batch.trajectory.part(0, window.burn_in + window.length + 1)
         start = {name: value for name, value in batch.state.items() if not name.startswith("target.")}
-        row = self.replay.first_row(batch.keys)
+        row = replay.first_row(batch.keys)
         initial = -(-(row + window.burn_in) // window.period) * window.period - row
         final = (row + window.burn_in + window.length) // window.period * window.period - row
         if (initial > final).any():
             return  # the grid is wider than the window
         measured = [
-            (self.replay.states_at(batch.keys, offset), torch.from_numpy(offset).to(self.learner.device))
+            (replay.states_at(batch.keys, offset), torch.from_numpy(offset).to(self.learner.device))
             for offset in (initial, final)
         ]
         values = delta_q(self.learner.online, trajectory, start, measured)
@@ -197,6 +226,29 @@ class Trainer:
             means["priorities_clamped"] = float(clamped)
         return means
 
+    def told(self) -> dict[str, float]:
+        """What else belongs into a row of metrics: what was lost, and the rates of shards since the last call."""
+        told = {"actors_replaced": float(self.pool.replaced)} if self.pool.replaced else {}
+        return told | (self.replay.metrics() if isinstance(self.replay, ShardedReplay) else {})
+
+    def drain(self) -> list[Episode]:
+        """Games finished since the last call."""
+        return self.pool.drain()
+
+    def chunks(self) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
+        """The replay's rows in pieces for a checkpoint."""
+        return self.replay.chunks()
+
+    def faults(self) -> list[str]:
+        """What went wrong elsewhere since the last call and what was done, a sentence each."""
+        return self.pool.faults() + (self.replay.faults() if isinstance(self.replay, ShardedReplay) else [])
+
+    def close(self) -> None:
+        """End everything that runs elsewhere; safe to call twice."""
+        self.pool.close()
+        if isinstance(self.replay, ShardedReplay):
+            self.replay.close()
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint must hold as tensors, by part; the replay's rows come by ``replay.chunks()``."""
         learner, _ = self.learner.state_dict()
@@ -243,10 +295,10 @@ class Trainer:
             k.removeprefix("sum."): v.to(self.learner.device) for k, v in index.items() if k.startswith("sum.")
         }
         if rows:
-            self.replay.load_state_dict(_merged(arrays, numbers["replay"]))
+            self.replay.load_state_dict(merged(arrays, numbers["replay"]))
             for name in parts:
                 if name != "replay-index" and name.startswith("replay-"):
-                    self.replay.storage.restore(name, read(name))
+                    self.replay.restore(name, read(name))
         self.refill = int(numbers["refill"]) if rows else self.steps + self.agent.warmup
         self.limiter.credits, self.updates_summed = float(numbers["credits"]), int(numbers["updates_summed"])
         self.discrepancies = {name: [*told] for name, told in numbers["discrepancies"].items()}
@@ -279,10 +331,10 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _merged(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> dict[str, Any]:
+def merged(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> dict[str, Any]:
     """The nested state that ``_arrays`` and ``_plain`` took apart."""
     state: dict[str, Any] = {
-        name: _merged({}, value) if isinstance(value, Mapping) else value for name, value in plain.items()
+        name: merged({}, value) if isinstance(value, Mapping) else value for name, value in plain.items()
     }
     for name, value in arrays.items():
         *path, leaf = name.split(".")

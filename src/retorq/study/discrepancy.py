@@ -12,6 +12,7 @@ import torch
 from retorq import api
 from retorq.envs.make import make
 from retorq.losses.discrepancy import delta_q, same_game
+from retorq.replay.replay import Replay
 from retorq.replay.storage import Storage
 from retorq.running.checkpoint import newest
 from retorq.running.trainer import Trainer
@@ -39,13 +40,17 @@ def measure(run: Path, burn_ins: Sequence[int], *, seed: int = 0) -> list[dict[s
         raise UserError(f"run {str(run)!r} has no checkpoint yet; train it first.")
     if not found.state["replay_saved"]:
         raise Refused(f"run {str(run)!r} saved no replay, on which to measure; train it with save_replay.")
+    if stored["config"].get("replay_shards"):
+        raise Refused(
+            f"run {str(run)!r} keeps its replay in shards, and this looks at a whole one; name a run without."
+        )
     env = make(task.env, columns=task.agent.columns, seed=stored["seed"], options=task.options)
     try:
         trainer = Trainer(task.agent, env, total=stored["config"]["steps"], seed=stored["seed"])
         trainer.load(found.tensors, found.parts, found.state["trainer"], rows=True)
     finally:
         env.close()
-    if not trainer.replay.storage.states:
+    if not trainer.agent.network.recurrent:
         raise UserError(f"run {str(run)!r} is of {task.agent.name} without a memory; name one with it.")
     generator = np.random.default_rng(seed)
     return [row for burn_in in burn_ins for row in _of_burn_in(trainer, burn_in, generator)]
@@ -53,6 +58,7 @@ def measure(run: Path, burn_ins: Sequence[int], *, seed: int = 0) -> list[dict[s
 
 def _of_burn_in(trainer: Trainer, burn_in: int, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
     """A row per kind of start, on the same sequences."""
+    assert isinstance(trainer.replay, Replay)
     window, storage = trainer.agent.window, trainer.replay.storage
     rows = burn_in + window.length + 1
     offsets = {

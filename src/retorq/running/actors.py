@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retorq.acting.cluster import JoinedRay
 from retorq.acting.pools import ActorPool
 from retorq.acting.processes import ProcessPool
 from retorq.acting.remote import Recipe
@@ -61,12 +63,12 @@ def actors(task: Task, run: RunOptions) -> VectorEnv | PoolMaker:
     shares = recipes(task, run)
 
     def pool(network: Network, seed: int) -> ActorPool:
-        if run.pool == "ray":
-            from retorq.acting.ray_pool import RayPool
+        size = row_bytes(task.agent)
+        if run.pool == "process":
+            return ProcessPool(shares, network, bytes_per_row=size, seed=seed, time_limit=run.actor_time_limit)
+        from retorq.acting.ray_pool import RayPool
 
-            return RayPool(shares, network, seed=seed, time_limit=run.actor_time_limit)
-        return ProcessPool(
-            shares, network, bytes_per_row=row_bytes(task.agent), seed=seed, time_limit=run.actor_time_limit
-        )
+        cluster = JoinedRay(run.cluster, Path(run.cluster_token)) if run.cluster else None
+        return RayPool(shares, network, bytes_per_row=size, seed=seed, time_limit=run.actor_time_limit, cluster=cluster)
 
     return pool

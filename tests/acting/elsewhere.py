@@ -91,3 +91,30 @@ def unfit(*, columns: int, seed: int) -> Actor:
     from retorq.types import UserError
 
     raise UserError("game is 'chess'; give another.")
+
+
+TURN = 200
+"""Step of the run at which ``until`` is tested."""
+
+
+def check_clock(pool):
+    """Before ``TURN`` steps of the run actions are random, and soon after none is: exploration goes by its clock.
+
+    Soon: four messages of 10 rows of each of two actors may have been begun before. An actor's own clock is slower.
+    """
+    random, greedy = [], []
+    while pool.steps < 3 * TURN:
+        before = pool.steps
+        for _, rows in pool.receive():
+            for t in range(rows.rows):
+                inputs = rows.inputs.map(lambda a, t=t: torch.from_numpy(np.array(a[t : t + 1])))
+                count = rows.extras["state.count"][t].float()
+                chosen = Weighted().unroll(inputs, {"count": count})[0][0].numpy()
+                same = (chosen == rows.action[t])[~rows.last[t]]
+                if before > TURN + 80:
+                    greedy += same.tolist()
+                elif pool.steps < TURN:
+                    random += same.tolist()
+    assert sum(random) < 0.5 * len(random)  # one in five by chance
+    assert len(greedy) > TURN
+    assert all(greedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -14,6 +15,8 @@ PERIOD = 1.0
 """Seconds between looks."""
 FAILURES = 4
 """How many looks in a row must fail before the head counts as lost."""
+NOTICED = 30.0
+"""Seconds within which the head knows of a node that is gone."""
 
 
 class Line:
@@ -59,8 +62,9 @@ class HeadWatch:
 
     def __init__(self, head: tuple[str, int], hosts: Callable[[], Sequence[Host]], here: str) -> None:
         self._head, self._ask = head, hosts
-        self.hosts: Sequence[Host] = hosts()
-        [own] = [host for host in self.hosts if host.id == here]
+        self._known: Sequence[Host] = hosts()
+        self._gone: dict[str, float] = {}  # by id: until when the head may not have noticed yet
+        [own] = [host for host in self._known if host.id == here]
         self._line = Line((own.address, own.port))
         self.failures = 0
         self._stop = threading.Event()
@@ -77,6 +81,19 @@ class HeadWatch:
     def lost(self) -> bool:
         """Whether so many looks failed that the head counts as gone."""
         return self.failures >= FAILURES
+
+    @property
+    def hosts(self) -> list[Host]:
+        """Those that are alive, as far as is known."""
+        now = time.monotonic()
+        return [host for host in self._known if self._gone.get(host.id, 0.0) < now]
+
+    def lives(self, host: Host) -> bool:
+        """Whether a host answers; if not, none of its actors will, and it is no host until the head has noticed."""
+        if answers((host.address, host.port), seconds=PERIOD):
+            return True
+        self._gone[host.id] = time.monotonic() + NOTICED
+        return False
 
     @property
     def cut_off(self) -> bool:
@@ -102,4 +119,4 @@ class HeadWatch:
         while not self._stop.wait(PERIOD):
             if not self.doubtful:
                 with suppress(Exception):  # whatever Ray raises while its head comes and goes; ``look`` finds out
-                    self.hosts = self._ask() or self.hosts
+                    self._known = self._ask() or self._known

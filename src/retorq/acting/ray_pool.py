@@ -43,7 +43,7 @@ class _Remote:
     """One actor: its handle, its host, its calls with the time each was made, oldest first, and the last offer."""
 
     handle: Any
-    host: str
+    host: Host
     edition: int
     calls: dict[Any, float] = field(default_factory=dict)
     heard: bool = False
@@ -125,8 +125,8 @@ class RayPool(Supervised):
                 held.offer, held.edition = call.remote(edition, version, where), edition
 
     def _start(self, actor: int) -> None:
-        where = place(self._watch.hosts, [held.host if held else None for held in self._actors])
-        self._start_on(actor, where)
+        where = [held.host.id if held else None for held in self._actors]
+        self._start_on(actor, place(self._watch.hosts, where))
 
     def _start_on(self, actor: int, host: Host) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -136,7 +136,7 @@ class RayPool(Supervised):
         placed = self._class.options(scheduling_strategy=NodeAffinitySchedulingStrategy(host.id, soft=True))
         recipe = self.recipes[actor].as_json()
         handle = placed.remote(recipe, sys.path, actor, incarnation, seed, list(self._published))
-        self._actors[actor] = _Remote(handle, host.id, self._published[0])
+        self._actors[actor] = _Remote(handle, host, self._published[0])
         for _ in range(AHEAD):
             self._ask(actor)
 
@@ -171,7 +171,7 @@ class RayPool(Supervised):
         playing = [held for held in self._actors if held is not None and held.heard]
         if self._watch.doubtful or len(playing) < len(self._actors):
             return
-        found = move(self._watch.hosts, [held.host for held in playing])
+        found = move(self._watch.hosts, [held.host.id for held in playing])
         if found is not None:
             actor, host = found
             self._end(actor)
@@ -199,12 +199,14 @@ class RayPool(Supervised):
         del held.calls[ready[0]]
         held.calls = dict.fromkeys(held.calls, time.monotonic())  # calls behind this one begin only now
         told = json.loads(text)
-        held.heard, held.host = True, told.get("host", held.host)  # Ray may have placed it elsewhere
+        held.heard = True
         if told.get("fault") == "user":
             raise UserError(told["text"])
         if "fault" in told:
             self._replace(actor, told["text"])
             return []
+        if told["host"] != held.host.id:  # Ray may have placed it elsewhere
+            held.host = next((host for host in self._watch.hosts if host.id == told["host"]), held.host)
         self._ask(actor)
         return self._accept(actor, told, np.array(memory))  # a copy: what lies in the store cannot be written to
 
@@ -223,14 +225,17 @@ class RayPool(Supervised):
         except self._ray.exceptions.RayError as error:
             raise Stopped(LOST.format(what=f"Ray failed ({_first(error)})")) from error
 
-    def _replace(self, actor: int, reason: str) -> None:
+    def _replace(self, actor: int, reason: str, *, blamed: bool = True) -> None:
         # An actor cannot be started without a head, and what it died of may be that the head is gone.
         self._watch.look()
         while self._watch.doubtful:
             self._require_head()
             time.sleep(PERIOD)
+        held = self._actors[actor]
+        if held is not None and not self._watch.lives(held.host):
+            reason, blamed = f"was lost with host {held.host.address}", False
         with self._trouble():
-            super()._replace(actor, reason)
+            super()._replace(actor, reason, blamed=blamed)
 
     def _kill(self, actor: int) -> None:
         held, self._actors[actor] = self._actors[actor], None

@@ -131,12 +131,12 @@ class Supervised(ABC):
         self.tally.add(chunks)
         return chunks
 
-    def _replace(self, actor: int, reason: str) -> None:
-        """End an actor, cut its streams, and start its next incarnation."""
+    def _replace(self, actor: int, reason: str, *, blamed: bool = True) -> None:
+        """End an actor, cut its streams, and start its next incarnation; ``blamed``: it may be what fails."""
         self._end(actor)
         if self._played[actor] >= FORGIVEN:
             self.restarts[actor] = 0
-        self.restarts[actor] += 1
+        self.restarts[actor] += int(blamed)
         self.replaced += 1
         if self.restarts[actor] > self.most_restarts:
             raise Diverged(

@@ -204,6 +204,11 @@ class Streams:
                 self._held[int(column)] = newest.map(lambda a, at=at: a[:, at : at + 1])  # type: ignore[misc]
         return out
 
+    def open(self, columns: Iterable[int]) -> list[tuple[int, int]]:
+        """Those of ``columns`` whose game is not over, with the agent steps done in it."""
+        held = [(column, self._held[column]) for column in columns if column in self._held]
+        return [(column, int(rows.inputs.elapsed[0, 0])) for column, rows in held if not bool(rows.last[0, 0])]
+
     def cut(self, columns: Iterable[int]) -> list[Chunk]:
         """End the streams of ``columns`` with the rows held back."""
         held = [column for column in columns if column in self._held]

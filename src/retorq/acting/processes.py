@@ -24,7 +24,7 @@ from typing import Any
 from retorq.acting.actor import Chunk
 from retorq.acting.remote import Recipe
 from retorq.acting.shared import SharedWeights, size, unnamed_file
-from retorq.acting.supervised import PATIENCE, START_LIMIT, Supervised
+from retorq.acting.supervised import PATIENCE, START_LIMIT, Supervised, message_bytes
 from retorq.acting.worker import BOOT
 from retorq.nn.network import Network
 from retorq.types import UserError
@@ -173,7 +173,7 @@ class ProcessPool(Supervised):
             return "closed its pipe"
         if code >= 0:
             return f"ended its process with exit code {code}"
-        return f"was killed by {signal.Signals(-code).name} (out of memory or a crash in native code)"
+        return f"was killed by {_signal_name(-code)} (out of memory or a crash in native code)"
 
     def _kill(self, actor: int) -> None:
         held, self._actors[actor] = self._actors[actor], None
@@ -206,7 +206,14 @@ class ProcessPool(Supervised):
         self._files, self._memories, self._weights_file = [], [], -1
 
 
+def _signal_name(number: int) -> str:
+    """Of real-time signals only the first and the last have a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _slot_bytes(recipe: Recipe, bytes_per_row: int) -> int:
-    """Room for a message: every row, and as many final rows of games (SAME_STEP), with 64 KiB to spare."""
-    need = 2 * recipe.rows * recipe.columns * bytes_per_row + 65_536
-    return -(-need // mmap.PAGESIZE) * mmap.PAGESIZE
+    """Room for a message, in whole pages."""
+    return -(-message_bytes(recipe, bytes_per_row) // mmap.PAGESIZE) * mmap.PAGESIZE

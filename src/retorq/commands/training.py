@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
+from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.arguments import first, read, told
 from retorq.commands import program
 from retorq.types import UserError
@@ -30,6 +31,8 @@ OF_RUNS = {
     "actor_rows": "of a pool that is not local: steps of each environment per message",
     "actor_time_limit": "of a pool that is not local: seconds until a silent actor is started anew",
     "replay_shards": "of the pool ray: processes that hold the replay; 0: the learner does",
+    "cluster": "of the pool ray: HOST:PORT of a cluster to join (retorq cluster); none: this host alone",
+    "cluster_token": "file with the token of that cluster",
 }
 """Fields of ``RunOptions`` that can be asked for, and what is said of them."""
 
@@ -182,6 +185,10 @@ class _Resume:
     """Of a pool that is not local: steps of each environment per message."""
     actor_time_limit: float = 60.0
     """Of a pool that is not local: seconds until a silent actor is started anew."""
+    cluster: str = ""
+    """Of the pool ray: HOST:PORT of a cluster to join (retorq cluster); none: this host alone."""
+    cluster_token: str = str(DEFAULT_TOKEN)
+    """File with the token of that cluster."""
 
 
 def resume(words: list[str]) -> int:

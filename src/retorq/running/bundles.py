@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retorq.acting.cluster import LocalRay
+from retorq.acting.cluster import RayCluster
 from retorq.agent import Bundles
 from retorq.distributed.peers import Entry, Here, OnRay, Peer, require_head
 from retorq.running.gorila import Gorila
@@ -48,7 +48,7 @@ def require_bundles(task: Task, run: RunOptions) -> None:
             raise UserError(f"{sentence}.")
 
 
-def gorila(task: Task, run: RunOptions, cluster: LocalRay | None) -> Gorila:
+def gorila(task: Task, run: RunOptions, cluster: RayCluster | None) -> Gorila:
     """What trains an agent with bundles: on Ray if it is there, else in turns in this process."""
     bundles = task.agent.bundles
     assert bundles is not None

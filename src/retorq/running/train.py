@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
+from retorq.acting.cluster import address_of
+from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.agent import Agent
 from retorq.distributed.peers import Lost
 from retorq.envs.options import EnvOptions
@@ -51,6 +53,8 @@ class RunOptions:
         actor_rows: Of a pool that is not local: steps of each environment per message.
         actor_time_limit: Of a pool that is not local: seconds a message may take before its actor is started anew.
         replay_shards: Of the pool ``ray``: how many processes hold the replay; 0: this one does.
+        cluster: Of the pool ``ray``: ``HOST:PORT`` of the cluster to join; empty: Ray is started on this host alone.
+        cluster_token: File with that cluster's token.
     """
 
     steps: int
@@ -66,6 +70,8 @@ class RunOptions:
     actor_rows: int = 10
     actor_time_limit: float = 60.0
     replay_shards: int = 0
+    cluster: str = ""
+    cluster_token: str = str(DEFAULT_TOKEN)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -94,6 +100,13 @@ class RunOptions:
                 f"replay_shards is {self.replay_shards}, but pool is {self.pool}, and shards run on Ray; give --pool "
                 "ray or leave replay_shards away."
             )
+        for name, needed in (("cluster", self.pool == "ray"), ("cluster_token", bool(self.cluster))):
+            value = getattr(self, name)
+            if not needed and value != getattr(type(self), name):
+                remedy = "give --pool ray" if name == "cluster" else "give --cluster HOST:PORT"
+                raise UserError(f"{name} is {value!r}, which would do nothing; {remedy} or leave {name} away.")
+        if self.cluster:
+            address_of(self.cluster)
         if self.pool != "local" and self.actors < 1:
             raise UserError(f"pool is {self.pool}, but actors is {self.actors}; give the number of actors, at least 1.")
 

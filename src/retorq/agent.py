@@ -27,8 +27,9 @@ class Agent:
     ``publish_period`` in updates. ``refresh`` is how many rows have their stored recurrent states computed anew per row
     trained (0: none); ``discrepancy_period`` is in updates: how often what stale states do to the values is measured
     (``losses.discrepancy``; 0: never). ``tell_values``: actors write down their values, for first priorities;
-    ``trim_period`` is in updates: how often the replay is cut back to its capacity (0: it never holds more). ``notes``
-    are sentences about choices made by themselves, printed when a run starts.
+    ``trim_period`` is in updates: how often the replay is cut back to its capacity (0: it never holds more);
+    ``surplus`` is the share of its capacity that it has memory for beyond it. ``notes`` are sentences about choices
+    made by themselves, printed when a run starts.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Agent:
     discrepancy_period: int = 100
     tell_values: bool = False
     trim_period: int = 0
+    surplus: float = 0.0
     notes: tuple[str, ...] = ()
 
     def actor(

@@ -34,7 +34,7 @@ from retorq.running.train import (
 from retorq.running.train import train as run_training
 from retorq.types import EnvSpec, Refused, UserError
 
-STEPS = {"atari": 50_000_000, "laptop": 750_000, "minatar": 200_000, "toy": 20_000}
+STEPS = {"atari": 50_000_000, "published": 10_000_000, "laptop": 750_000, "minatar": 200_000, "toy": 20_000}
 """Agent steps of a run where none are given, by preset."""
 
 
@@ -56,6 +56,7 @@ def compose(
     module = algorithms.load(agent)
     spec = describe(env, options)
     preset = preset or default_preset(spec, device)
+    algorithms.require_actions(agent, spec)
     base = algorithms.preset(agent, preset)
     if isinstance(config, Mapping):
         known = {field.name for field in fields(base)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -28,6 +29,18 @@ class Loss(Protocol):
         """Loss, error and mask ``[T, B]``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """Parameters, named by how their names begin, that are learned at a rate of their own.
+
+    ``clip``: every element of their gradients is cut to ``[-clip, clip]``; None: none.
+    """
+
+    prefix: str
+    learning_rate: float
+    clip: float | None = None
+
+
 class Learner:
     """Loss, mask, weights, backward, clip, step and target copy, in this one place.
 
@@ -38,7 +51,8 @@ class Learner:
         optimizer_epsilon: The optimizer's epsilon: Adam's beside the root, RMSProp's inside it.
         optimizer: ``"adam"``, or ``"rmsprop"``: centered, as Nature DQN's (``retorq.optimizers``).
         anneal: Decay the learning rate linearly to 0 over the run.
-        clip_gradient: Global L2 norm to clip gradients to.
+        clip_gradient: Global L2 norm to clip gradients to; infinite: none.
+        apart: Parameters with a learning rate of their own, if any.
         target_period: Updates between hard copies into the target.
         time_reduction: ``"mean"`` over all unmasked rows, or ``"sum"`` over time and mean over windows (R2D2).
         precision: ``"bf16"`` runs matrix products in bfloat16; values, losses, targets and weights stay float32.
@@ -57,6 +71,7 @@ class Learner:
         optimizer: Literal["adam", "rmsprop"] = "adam",
         anneal: bool = False,
         clip_gradient: float = 40.0,
+        apart: Apart | None = None,
         target_period: int = 125,
         time_reduction: Literal["mean", "sum"] = "mean",
         precision: Precision = "fp32",
@@ -72,7 +87,9 @@ class Learner:
         self.precision = precision
         self.generator = torch.Generator(self.device).manual_seed(seed)
         on_gpu = self.device.type == "cuda"
-        self.optimizer = _optimizer(optimizer, self.online, learning_rate, optimizer_epsilon, self.device)
+        self.apart = apart
+        groups = _groups(self.online, learning_rate, apart)
+        self.optimizer = _optimizer(optimizer, groups, optimizer_epsilon, self.device)
         self.updates = 0
         self.skipped_in_a_row = torch.zeros((), device=self.device)
         if cuda_graph and not on_gpu:
@@ -85,12 +102,16 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.loss(self.online, self.target, batch, self.generator)
         weighted = output.loss.float() * output.mask * batch.weight
+        if output.unweighted is not None:
+            weighted = weighted + output.unweighted.float() * output.mask
         if self.time_reduction == "sum":
             total = weighted.sum(0).mean()
         else:
             total = weighted.sum() / output.mask.sum().clamp(min=1)
         total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
+        if self.apart is not None and self.apart.clip is not None:  # after the norm, which must see what is not finite
+            torch.nn.utils.clip_grad_value_(self.optimizer.param_groups[-1]["params"], self.apart.clip)
         bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
         # Both optimizers skip the step where found_inf is 1, without a round trip to the host.
         self.optimizer.found_inf, self.optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
@@ -147,8 +168,9 @@ class Learner:
 
     def set_learning_rate(self, progress: float) -> None:
         """Linear decay to 0 over the run, or constant."""
-        rate = self.learning_rate * (max(0.0, 1.0 - progress) if self.anneal else 1.0)
+        share = max(0.0, 1.0 - progress) if self.anneal else 1.0
         for group in self.optimizer.param_groups:
+            rate = group["rate"] * share
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -187,15 +209,27 @@ class Learner:
         self.updates = int(numbers["updates"])
 
 
+def _groups(network: Network, rate: float, apart: Apart | None) -> list[dict[str, Any]]:
+    """The optimizer's groups of parameters, those apart last; ``rate`` is a group's learning rate at progress 0."""
+    if apart is None:
+        return [{"params": list(network.parameters()), "rate": rate}]
+    of: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
+    for name, parameter in network.named_parameters():
+        of[name.startswith(apart.prefix)].append(parameter)
+    return [{"params": of[False], "rate": rate}, {"params": of[True], "rate": apart.learning_rate}]
+
+
 def _optimizer(
-    name: Literal["adam", "rmsprop"], network: Network, rate: float, epsilon: float, device: torch.device
+    name: Literal["adam", "rmsprop"], groups: list[dict[str, Any]], epsilon: float, device: torch.device
 ) -> torch.optim.Optimizer:
-    """On a GPU the learning rate is a tensor, so that a recorded step sees it change."""
+    """On a GPU learning rates are tensors, so that a recorded step sees them change."""
     on_gpu = device.type == "cuda"
-    lr = torch.tensor(rate, device=device) if on_gpu else rate
+    for group in groups:
+        group["lr"] = torch.tensor(group["rate"], device=device) if on_gpu else group["rate"]
+    rate = groups[0]["lr"]
     if name == "rmsprop":
-        return CenteredRMSProp(network.parameters(), lr, eps=epsilon)
-    return torch.optim.Adam(network.parameters(), lr=lr, eps=epsilon, fused=True, capturable=on_gpu)
+        return CenteredRMSProp(groups, rate, eps=epsilon)
+    return torch.optim.Adam(groups, lr=rate, eps=epsilon, fused=True, capturable=on_gpu)
 
 
 def seeds(seed: int, count: int) -> list[int]:

@@ -53,9 +53,13 @@ def share(config: Any, *names: str) -> None:
 
 
 def sizes(config: Any, *names: str) -> None:
-    """Tuples of whole numbers, each at least 1."""
+    """Tuples of whole numbers, each at least 1, and as many as the type says."""
     for name in names:
-        value = getattr(config, name)
+        value, kinds = getattr(config, name), get_args(_hints(config.__class__)[name])
+        refuse(
+            Ellipsis not in kinds and len(value) != len(kinds),
+            f"{name} is {value!r}; give {len(kinds)} whole numbers of at least 1.",
+        )
         right = isinstance(value, tuple) and all(type(size) is int and size >= 1 for size in value)
         refuse(not right, f"{name} is {value!r}; give whole numbers of at least 1, or none at all.")
 
@@ -93,6 +97,7 @@ AT_LEAST_ONE = frozenset(
 )
 NOT_NEGATIVE = frozenset(
     (
+        "action_noise",
         "hidden_size",
         "burn_in",
         "warmup",
@@ -107,6 +112,7 @@ NOT_NEGATIVE = frozenset(
 POSITIVE = frozenset(
     (
         "learning_rate",
+        "policy_learning_rate",
         "optimizer_epsilon",
         "clip_gradient",
         "replay_ratio",
@@ -128,10 +134,11 @@ SHARES = frozenset(
         "munchausen_alpha",
     )
 )
-SIZES = frozenset(["torso_hidden"])
+SIZES = frozenset(["torso_hidden", "critic_layers", "policy_layers"])
 OWN = frozenset(
     (
         "munchausen_lowest",
+        "evict_exponent",
         "atoms",
         "lowest_value",
         "highest_value",

@@ -26,7 +26,8 @@ from retorq.nn.cores import LSTM, Stateless
 from retorq.nn.network import Extras, Network, zero_biases
 from retorq.nn.torsos import Torso, fits
 from retorq.ops.risk import Risk
-from retorq.replay.replay import Priorities, Replay
+from retorq.replay.replay import Replay
+from retorq.replay.samplers import Priorities
 from retorq.replay.storage import Layout
 from retorq.replay.windows import Window
 from retorq.types import EnvSpec
@@ -172,8 +173,15 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
         refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
         tell_values=told,
         trim_period=config.trim_period if isinstance(config, ManyActors) and config.prioritized else 0,
+        surplus=_surplus(config),
         notes=notes,
     )
+
+
+def _surplus(config: Settings) -> float:
+    """The share of its capacity that a replay holds beyond it."""
+    soft = isinstance(config, ManyActors) and config.prioritized and config.trim_period
+    return ManyActors.SURPLUS if soft else 0.0
 
 
 def _learner(config: Settings, network: Network, loss: Loss) -> Callable[..., Learner]:
@@ -198,8 +206,6 @@ def _replay(config: Settings, network: Network, loss: Loss, layout: Layout, wind
     if isinstance(config, Recurrent):
         eta = config.priority_eta
         what = {"start": "stored" if config.start_state.startswith("stored") else "zero", "draw": config.draw}
-    if isinstance(config, ManyActors) and config.prioritized:
-        what["surplus"] = config.SURPLUS if config.trim_period else 0.0
     priorities = Priorities(
         exponent=config.priority_exponent, beta=config.priority_beta, beta_final=config.priority_beta_final, eta=eta
     )
@@ -212,6 +218,7 @@ def _replay(config: Settings, network: Network, loss: Loss, layout: Layout, wind
         priorities=priorities if config.prioritized else None,
         stack=config.stack,
         initial_state=network.initial_state,
+        surplus=_surplus(config),
         first_errors=loss.first_errors if layout.values and isinstance(loss, QLearning) else None,
         **what,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,24 +11,13 @@ from torch import Tensor
 
 from retorq.ops.states import choose
 from retorq.replay.games import Games, Walk
-from retorq.replay.samplers import Ints, Prioritized, Uniform
+from retorq.replay.samplers import Ints, Priorities, Prioritized, Uniform
 from retorq.replay.storage import Layout, Storage
 from retorq.replay.windows import Window, require_capacity
 from retorq.replay.within import Within
 from retorq.types import Batch, Trajectory, Tree, UserError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Priorities:
-    """Prioritized replay (Schaul et al. 2016), of sequences as R2D2 does it.
-
-    A sequence's priority is ``eta * max + (1 - eta) * mean`` of its absolute errors (R2D2, section 2.3).
-    """
-
-    exponent: float = 0.6
-    beta: float = 0.4
-    beta_final: float = 1.0
-    eta: float = 0.9
 
 
 class Replay:
@@ -57,7 +45,9 @@ class Replay:
         start: What ``Batch.state`` is: the stored state, or the initial one (zeros).
         first_errors: Makes errors and mask ``[length, B]`` of what actors thought of new windows (``Storage.told``);
             their priorities come of these instead of the highest priority so far. Needs ``layout.values``.
-        surplus: Share of ``capacity`` that may be held beyond it until ``trim`` is called (Ape-X's soft cap).
+        surplus: Share of ``capacity`` that may be held beyond it until ``trim`` is called (Ape-X's soft cap). With
+            ``priorities.evict`` never more than ``capacity`` windows are held, and these are rows beside them: windows
+            that are not evicted grow old, and go with the rows that are overwritten.
         draw: See above; whole games need ``window.within``, no burn-in, and ``start="zero"``.
 
     Raises:
@@ -89,8 +79,8 @@ class Replay:
             raise ValueError("windows that begin with an empty memory need initial_state")
         if (first_errors is not None or surplus) and priorities is None:
             raise ValueError("first_errors and surplus are of a prioritized replay: give priorities")
-        if surplus and window.within:
-            raise ValueError("surplus is of windows that may begin anywhere, and these lie within games")
+        if (surplus or (priorities is not None and priorities.evict is not None)) and window.within:
+            raise ValueError("surplus and eviction are of windows that may begin anywhere, and these lie within games")
         self.window, self.stack, self.priorities, self.draw = window, stack, priorities, draw
         self.first_errors, self.cap = first_errors, capacity // columns
         self.initial_state, self.start = initial_state, start
@@ -109,11 +99,11 @@ class Replay:
         if draw != "row":
             self.games = Games(columns, window.length + window.ahead - 2)
         elif window.within:
-            sampler = _sampler(columns * self.storage.rows, priorities or Priorities(exponent=0.0))
+            sampler = (priorities or Priorities(exponent=0.0)).sampler(columns * self.storage.rows)
             self.prioritized = sampler
             self.within = Within(window, self.storage.rows, columns, sampler)
         elif priorities is not None:
-            self.prioritized = _sampler(columns * self.slots, priorities)
+            self.prioritized = priorities.sampler(columns * self.slots)
 
     @property
     def size(self) -> int:
@@ -194,13 +184,16 @@ class Replay:
                 self.prioritized.remove(self._leaf(lapped, np.full(len(lapped), early)))
 
     def _admit(self, columns: np.ndarray) -> None:
-        """Admit the window that has just become complete."""
+        """Admit the window that has just become complete, after making room for it where windows are evicted."""
         assert self.prioritized is not None
         start = self.storage.written[columns] - self.window.rows
         new = (start >= 0) & (start % self.window.period == 0)
         if self.window.length == 1 and new.any():
             new[new] = ~self.storage.last(columns[new], start[new])
         if new.any():
+            if self.priorities is not None and self.priorities.evict is not None:
+                surplus = self.prioritized.held + int(new.sum()) - self.cap * self.storage.columns
+                self.prioritized.evict(max(0, surplus), self.generator)
             self.prioritized.add(self._leaf(columns[new], start[new]))
             self._prioritize(columns[new], start[new])
 
@@ -382,7 +375,3 @@ class Replay:
     def chunks(self) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
         """The rows, in pieces for a checkpoint; see :meth:`Storage.chunks`."""
         return self.storage.chunks()
-
-
-def _sampler(capacity: int, priorities: Priorities) -> Prioritized:
-    return Prioritized(capacity, exponent=priorities.exponent, beta=priorities.beta, beta_final=priorities.beta_final)

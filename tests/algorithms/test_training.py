@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from tests.algorithms.agents import MODULES, RECURRENT, names
+from tests.algorithms.agents import CONTINUOUS, MODULES, RECURRENT, names
 
 from retorq import api
 from retorq.envs.options import EnvOptions
@@ -34,7 +34,10 @@ TINY = {
     "warmup": 50,
     "target_period": 5,
     "epsilon_steps": 20,
+    "critic_layers": (8, 8),
+    "policy_layers": (8, 8),
 }
+TOYS = {name: ["pendulum"] if name in CONTINUOUS else ["catch", "masked_cartpole"] for name in MODULES}
 VARIANTS = [
     *((name, {}) for name in MODULES),
     ("dqn", {"munchausen": True, "dueling": True, "prioritized": True}),
@@ -42,6 +45,8 @@ VARIANTS = [
     ("drqn", {"start_state": "whole"}),
     ("r2d2", {"start_state": "zero+burn_in", "sequences": "any"}),
     ("recurrent_iqn", {"sequences": "within", "refresh": 1.0, "prioritized": True}),
+    ("apex_dpg", {"actor_clip": "param", "evict_exponent": -2.0, "actor_priorities": False, "precision": "bf16"}),
+    ("apex_dpg", {"prioritized": False, "action_layer": 1, "anneal_learning_rate": True}),
 ]
 
 
@@ -69,8 +74,7 @@ def diary(run):
     return [{k: v for k, v in row.items() if k not in WALL_CLOCK_FIELDS} for row in run.metrics]
 
 
-@pytest.mark.parametrize("env", ["catch", "masked_cartpole"])
-@pytest.mark.parametrize("agent", MODULES)
+@pytest.mark.parametrize(("agent", "env"), [(agent, env) for agent, toys in TOYS.items() for env in toys])
 def test_every_agent_trains_on_images_and_on_numbers(agent, env, tmp_path):
     run = start(agent, env, tmp_path / "run")
     assert run.code == 0
@@ -99,7 +103,8 @@ def test_every_agent_trains_on_images_and_on_numbers(agent, env, tmp_path):
 
 @pytest.mark.parametrize(("agent", "more"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 def test_every_agent_goes_on_exactly(agent, more, tmp_path, monkeypatch):
-    whole = start(agent, "memory", tmp_path / "whole", **more)
+    env = "pendulum" if agent in CONTINUOUS else "memory"
+    whole = start(agent, env, tmp_path / "whole", **more)
     plain = Trainer.step
 
     def stopped(self):
@@ -109,11 +114,11 @@ def test_every_agent_goes_on_exactly(agent, more, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopped)
-        cut = start(agent, "memory", tmp_path / "cut", **more)
+        cut = start(agent, env, tmp_path / "cut", **more)
     assert (whole.code, cut.code) == (0, api.RESUMABLE)
     cut = api.resume(cut.path, say=lambda line: None, threads=1)
     assert cut.code == 0
-    one, other, before = weights(whole), weights(cut), fresh(agent, "memory", **more)
+    one, other, before = weights(whole), weights(cut), fresh(agent, env, **more)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not any(torch.equal(one[name], before[name]) for name in one)

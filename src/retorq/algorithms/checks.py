@@ -56,12 +56,13 @@ def sizes(config: Any, *names: str) -> None:
     """Tuples of whole numbers, each at least 1, and as many as the type says."""
     for name in names:
         value, kinds = getattr(config, name), get_args(_hints(config.__class__)[name])
-        refuse(
-            Ellipsis not in kinds and len(value) != len(kinds),
-            f"{name} is {value!r}; give {len(kinds)} whole numbers of at least 1.",
-        )
         right = isinstance(value, tuple) and all(type(size) is int and size >= 1 for size in value)
-        refuse(not right, f"{name} is {value!r}; give whole numbers of at least 1, or none at all.")
+        any_number = Ellipsis in kinds
+        right = right and (any_number or len(value) == len(kinds))
+        what = (
+            "whole numbers of at least 1, or none at all" if any_number else f"{len(kinds)} whole numbers of at least 1"
+        )
+        refuse(not right, f"{name} is {value!r}; give {what}.")
 
 
 def unused(config: Any, switch: str, *names: str) -> None:

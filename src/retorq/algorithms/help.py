@@ -76,7 +76,7 @@ HELP: dict[str, dict[str, str]] = {
         "optimizer": "adam, or rmsprop (centered, as in the first DQN)",
         "learning_rate": "step size of the optimizer",
         "policy_learning_rate": "the same for the policy; learning_rate is then that of the critic alone",
-        "actor_clip": "cut to [-1, 1]: the critic's slope by the action (dqda), or the gradient of each policy weight (param)",
+        "actor_clip": "cut to [-1, 1]: the critic's slope by the action (dqda), or the gradients of the policy (param)",
         "anneal_learning_rate": "let the learning rate fall linearly to 0 over the run",
         "optimizer_epsilon": "small number in the optimizer's denominator",
         "clip_gradient": "longest gradient (L2 norm over all weights); longer ones are shortened to it",

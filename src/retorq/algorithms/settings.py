@@ -85,8 +85,6 @@ class Settings(Basic):
             sensible_support(self)
         if isinstance(self, RiskAttitude):
             sensible_risk(self)
-        if isinstance(self, ActorPriorities):
-            unused(self, "prioritized", "actor_priorities")
         if isinstance(self, ManyActors):
             unused(self, "prioritized", "trim_period")
 

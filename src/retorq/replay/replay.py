@@ -18,8 +18,6 @@ from retorq.replay.within import Within
 from retorq.types import Batch, Trajectory, Tree, UserError
 
 
-
-
 class Replay:
     """Rows go in by column, batches of windows come out.
 

@@ -100,6 +100,8 @@ def test_every_autoreset_mode_fills_the_replay_alike(mode):
     live = ~rows.last
     torch.testing.assert_close(rows.action[live], wanted[live])
     assert not rows.action[rows.last].any()
+    before = torch.where(rows.inputs.first[1:, :, None], 0.0, rows.action[:-1])
+    torch.testing.assert_close(rows.inputs.previous_action[1:], before, rtol=0, atol=0)
     seen = rows.inputs.observation["obs"]
     low, high = torch.tensor([-2.0, 0, 1, -9]), torch.tensor([2.0, 1, 5, 9])
     told = low + (rows.action + 1) / 2 * (high - low)

@@ -1,8 +1,8 @@
 """Ape-X DPG learns continuous control: Pendulum and a task of MuJoCo (extra ``mujoco``), several seeds each.
 
-``python benchmarks/continuous.py [--tasks ...] [--seeds N]`` trains with the preset ``toy``, evaluates the final weights
-without noise over 100 games, and writes one row per run to ``benchmarks/results/continuous.csv``, beside the score of
-uniformly random actions. Rows that are there are not made again. Each run has one thread.
+``python benchmarks/continuous.py [--tasks ...] [--seeds N]`` trains with the preset ``toy``, evaluates the final
+weights without noise over 100 games, and writes one row per run to ``benchmarks/results/continuous.csv``, beside the
+score of uniformly random actions. Rows that are there are not made again. Each run has one thread.
 """
 
 from __future__ import annotations

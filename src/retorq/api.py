@@ -79,6 +79,8 @@ def idle(task: Task, run: RunOptions, asked: Collection[str]) -> list[str]:
 
 def default_preset(spec: EnvSpec, device: str) -> str:
     """``minatar`` for MinAtar; for images of 36 pixels and more ``atari`` (GPU) or ``laptop`` (CPU); else ``toy``."""
+    if spec.continuous:
+        return "toy"
     if spec.id.startswith("MinAtar/"):
         return "minatar"
     images = [leaf for leaf in spec.observation.values() if leaf.kind == "image"]

@@ -216,6 +216,8 @@ def _groups(network: Network, rate: float, apart: Apart | None) -> list[dict[str
     of: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
     for name, parameter in network.named_parameters():
         of[name.startswith(apart.prefix)].append(parameter)
+    if not (of[True] and of[False]):
+        raise ValueError(f"prefix is {apart.prefix!r}, with which all parameters begin or none: give a part of them")
     return [{"params": of[False], "rate": rate}, {"params": of[True], "rate": apart.learning_rate}]
 
 

@@ -252,3 +252,9 @@ def test_a_saved_learner_goes_on_exactly():
         one.update(batch(number))
         other.update(batch(number))
     assert all(torch.equal(a, b) for a, b in zip(one.online.parameters(), other.online.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("prefix", ["_head.", "head.policy."])
+def test_parameters_apart_are_some_and_not_all(prefix):
+    with pytest.raises(ValueError, match="all parameters begin or none"):
+        learner(apart=Apart(prefix=prefix, learning_rate=1e-2))

@@ -9,7 +9,6 @@ Departures are in docs/algorithms/apex_dpg.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from retorq.agent import Agent
 from retorq.algorithms import continuous
@@ -23,22 +22,13 @@ class Config(Continuous):
     """All settings; the defaults are those of Horgan et al. 2018, section 4 and appendix D, or what the page says."""
 
     num_envs: int = 64  # actors, each with one environment
-    action_noise: float = 0.3
-    critic_layers: tuple[int, int] = (400, 300)
-    policy_layers: tuple[int, int] = (300, 200)
-    second_activation: Literal["relu", "tanh"] = "relu"
-    action_layer: Literal[1, 2] = 2  # DDPG's (Lillicrap et al. 2016)
-    squash: Literal["tanh", "clip"] = "tanh"
     batch_size: int = 256
-    n_step: int = 5
+    n_step: int = 5  # D4PG's
     learning_rate: float = 1e-4
-    policy_learning_rate: float = 1e-4
     optimizer_epsilon: float = 1e-8
-    actor_clip: Literal["dqda", "param"] = "dqda"
     target_period: int = 100
     prioritized: bool = True
     priority_beta_final: float = 0.4  # the exponents are constant
-    evict_exponent: float = -0.4
     publish_period: int = 10
 
 

@@ -31,13 +31,16 @@ BOUND = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Continuous(ActorPriorities, Basic):
-    """A policy that acts, a critic that it learns from, and a replay that evicts by priority."""
+    """A policy that acts, a critic that it learns from, and a replay that evicts by priority (Horgan et al. 2018).
 
-    action_noise: float = 0.3
+    What that paper leaves open is from its siblings DDPG (Lillicrap et al. 2016) and D4PG (Barth-Maron et al. 2018).
+    """
+
+    action_noise: float = 0.3  # D4PG's
     critic_layers: tuple[int, int] = (400, 300)
     policy_layers: tuple[int, int] = (300, 200)
     second_activation: Literal["relu", "tanh"] = "relu"
-    action_layer: Literal[1, 2] = 2
+    action_layer: Literal[1, 2] = 2  # DDPG's
     squash: Literal["tanh", "clip"] = "tanh"
     policy_learning_rate: float = 1e-4
     actor_clip: Literal["dqda", "param"] = "dqda"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.algorithms.agents import FRAMES, MODULES, VECTOR, names, picture, small
+from tests.algorithms.agents import FRAMES, MODULES, REACH, VECTOR, names, picture, small, spec_of
 from tests.algorithms.test_settings import SETTINGS
 
 from retorq.algorithms.unused import unused
@@ -67,5 +67,12 @@ def test_a_preset_has_nothing_to_tell(agent):
     module = MODULES[agent]
     for make in module.PRESETS.values():
         config = make()
+        config = replace(config, torso="auto") if "torso" in names(agent) else config
         if config.num_envs > 1 or "epsilon_floor" not in names(agent):
-            assert module.make(replace(config, torso="auto"), FRAMES).notes == ()
+            assert module.make(config, spec_of(agent)).notes == ()
+
+
+def test_weights_are_shared_with_actors_in_this_process_alone():
+    config = small("apex_dpg", publish_period=7)
+    assert unused(config, REACH).keys() == {"publish_period"}
+    assert unused(config, REACH, pool="process") == {}

@@ -149,3 +149,31 @@ class Reports(Misbehaving):
 def counting_vector(num_envs, mode="NextStep"):
     """A function that makes a vector environment."""
     return CountingVector(num_envs, mode)
+
+
+class Steered(gymnasium.Env):
+    """Shows what it was told and how often; its actions are a Box of two rows, and it ends after four of them."""
+
+    observation_space = Box(-np.inf, np.inf, (5,), np.float32)
+    action_space = Box(np.array([[-2, 0], [1, -9]], np.float32), np.array([[2, 1], [5, 9]], np.float32))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._seen = np.zeros(5, np.float32)
+        return self._seen.copy(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self._seen = np.array([*action.ravel(), self._seen[4] + 1], np.float32)
+        return self._seen.copy(), float(action.sum()), False, self._seen[4] == 4, {}
+
+    def render(self):
+        return np.zeros((16, 16, 3), np.uint8)
+
+
+def steered(num_envs):
+    """The same as a whole vector environment."""
+    return gymnasium.vector.SyncVectorEnv([Steered] * num_envs)

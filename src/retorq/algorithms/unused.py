@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from retorq.algorithms.settings import LadderEpsilon, LinearEpsilon, Recurrent, Settings
+from retorq.algorithms.settings import Basic, LadderEpsilon, LinearEpsilon, Recurrent, Settings
 from retorq.types import EnvSpec
 
 OF_MEMORY = ("memory_size", "sequences", "start_state", "burn_in", "state_period")
 OF_LADDERS = ("epsilon_start", "epsilon_exponent", "epsilon_fraction", "epsilon_steps")
 
 
-def unused(config: Settings, spec: EnvSpec, *, pool: str = "local") -> dict[str, str]:
+def unused(config: Basic, spec: EnvSpec, *, pool: str = "local") -> dict[str, str]:
     """Why a setting does nothing, and what to do about it, by its name; ``pool`` is where acting happens."""
     found: dict[str, str] = {}
 
@@ -35,7 +35,7 @@ def unused(config: Settings, spec: EnvSpec, *, pool: str = "local") -> dict[str,
         why = f"epsilon_start and epsilon_final are both {config.epsilon_final:g}, so nothing comes down"
         name = "epsilon_fraction" if isinstance(config, LadderEpsilon) else "epsilon_steps"
         add(why, "set them apart", **{name: None})
-    if not any(leaf.kind == "image" for leaf in spec.observation.values()):
+    if isinstance(config, Settings) and not any(leaf.kind == "image" for leaf in spec.observation.values()):
         add(f"{spec.id} shows no image", "choose another environment", torso="auto", center_images=False)
     if config.precision == "fp32" and pool == "local":
         why = "precision is fp32 and pool local, where the actor shares the learner's weights"

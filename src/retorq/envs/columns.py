@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from retorq.envs.cell import Cell
-from retorq.envs.guard import FAULTS, check_action
+from retorq.envs.guard import FAULTS, check_actions
 from retorq.envs.options import EnvOptions
 from retorq.types import Diverged, EnvSpec, Step, Tree, UserError
 
@@ -28,9 +28,9 @@ class Reset:
 
 @dataclass(frozen=True)
 class Act:
-    """Do one action."""
+    """Do one action: a choice, or float32 ``[A]``."""
 
-    action: int
+    action: int | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,12 @@ class Columns:
             answer = trouble or self._backend.exchange({column: Reset(int(fresh[0]))})[column]
 
     def step(self, action: np.ndarray) -> Step:
-        """One action ``[B]`` per column; where the last step ended the episode it is ignored and a new one starts."""
-        chosen = check_action(action, self.columns, self.spec.actions)
+        """One action per column; where the last step ended the episode it is ignored and a new one starts."""
+        checked = check_actions(action, self.columns, self.spec)
+        chosen: Any = checked if self.spec.continuous else checked.tolist()
         self._steps += 1
         commands: dict[int, Command] = {
-            column: Reset(None) if self._pending[column] else Act(int(chosen[column])) for column in range(self.columns)
+            column: Reset(None) if self._pending[column] else Act(chosen[column]) for column in range(self.columns)
         }
         answers, failed = self._run(commands)
         reward = np.zeros(self.columns, np.float32)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from retorq.envs.columns import Act, Answer, Command, Fault, Reset
+from retorq.envs.columns import Answer, Command, Fault, Reset
 from retorq.envs.options import EnvOptions
 from retorq.envs.worker import MESSAGE, places, shared_arrays
 from retorq.types import Diverged, EnvSpec, Leaf, UserError
@@ -107,11 +107,11 @@ class Processes:
         for column in range(self._columns):
             self._send(column, b"m", size)
 
-    def _send(self, column: int, letter: bytes, value: int) -> None:
+    def _send(self, column: int, letter: bytes, value: int, more: bytes = b"") -> None:
         pipe = self._pipes[column]
         try:
             if pipe is not None:
-                pipe.send_bytes(MESSAGE.pack(letter, value))
+                pipe.send_bytes(MESSAGE.pack(letter, value) + more)
         except OSError:
             pass  # the worker is dead; receiving says how
 
@@ -141,10 +141,12 @@ class Processes:
         """Have all named columns work at the same time; each has its whole time limit."""
         start = time.monotonic()
         for column, command in commands.items():
-            if isinstance(command, Act):
-                self._send(column, b"s", command.action)
-            else:
+            if isinstance(command, Reset):
                 self._send(column, b"r", -1 if command.seed is None else command.seed)
+            elif isinstance(command.action, np.ndarray):
+                self._send(column, b"a", command.action.size, command.action.tobytes())
+            else:
+                self._send(column, b"s", command.action)
         return {column: self._answer(column, command, start) for column, command in commands.items()}
 
     def _answer(self, column: int, command: Command, start: float) -> Answer | Fault:

@@ -136,11 +136,49 @@ def _to_bytes_or_float(space: spaces.Box) -> Convert:
     return lambda array: array.astype(np.float32)
 
 
-def action_count(space: spaces.Space[Any]) -> tuple[int, int]:
-    """Number of actions and the environment's first one; ``UserError`` unless the space is Discrete."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n), int(space.start)
-    raise UserError(
-        f"the action space is {space}; retorq needs Discrete actions: wrap the environment with a list of allowed "
-        "actions (for a Box, a few fixed vectors)."
-    )
+class Actions:
+    """An action space as agents see it: ``count`` choices, or ``count`` numbers in [-1, 1] where it is ``continuous``.
+
+    A Box must hold floats within finite bounds. Raises ``UserError`` for a space that is neither.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self._space = space
+        self.continuous = isinstance(space, spaces.Box)
+        if isinstance(space, spaces.Discrete):
+            self.count = int(space.n)
+        elif isinstance(space, spaces.Box):
+            self.count = int(np.prod(space.shape))
+            _require_bounds(space)
+        else:
+            raise UserError(
+                f"the action space is {space}; retorq takes Discrete or Box: wrap the environment with a list of "
+                "allowed actions."
+            )
+
+    def __call__(self, action: Any) -> Any:
+        """What the environment is told: an int or an array of the Box's shape and dtype, both with any leading axes.
+
+        Choices count from the space's first one; -1 and 1 are the Box's bounds, exactly.
+        """
+        if isinstance(self._space, spaces.Discrete):
+            return action + int(self._space.start)
+        assert isinstance(self._space, spaces.Box)
+        low, high = self._space.low.astype(np.float64), self._space.high.astype(np.float64)
+        share = (np.reshape(action, (*np.shape(action)[:-1], *low.shape)).astype(np.float64) + 1) / 2
+        return (low * (1 - share) + high * share).astype(self._space.dtype)
+
+
+def _require_bounds(space: spaces.Box) -> None:
+    if space.dtype.kind != "f":
+        raise UserError(f"the action space is {space}, whose numbers are no floats; give it the dtype float32.")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(
+            f"the action space is {space}, whose bounds are not finite; give it finite ones, to which -1 and 1 can be "
+            "mapped."
+        )
+    if not space.low.size or not (space.low < space.high).all():
+        raise UserError(
+            f"the action space is {space}, in which some action cannot vary; give only actions whose lower bound is "
+            "below the upper one."
+        )

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from retorq.envs.guard import FAULTS, check_action, check_flag, check_reward
+from retorq.envs.guard import FAULTS, check_actions, check_flag, check_reward
 from retorq.envs.gymnasium_ids import step_limit
 from retorq.envs.options import GYM_FIELDS, EnvOptions
-from retorq.envs.spaces import Door, action_count
+from retorq.envs.spaces import Actions, Door
 from retorq.types import Diverged, EnvSpec, Step, Tree, UserError
 
 
@@ -22,14 +22,15 @@ class GymVector:
         self._env = env
         self.columns = env.num_envs
         self._mode = _mode(env, name)
-        actions, self._first_action = action_count(env.single_action_space)
+        self._actions = Actions(env.single_action_space)
         self._door = Door(env.single_observation_space, options)
         self._seed: int | None = seed
         self._pending = np.zeros(self.columns, bool)
         self.spec = EnvSpec(
             id=name,
             observation=self._door.leaves,
-            actions=actions,
+            actions=self._actions.count,
+            continuous=self._actions.continuous,
             max_steps=step_limit(env),
             settings={**options.settings(GYM_FIELDS), "autoreset": self._mode.value},
         )
@@ -53,8 +54,8 @@ class GymVector:
             ) from error
 
     def step(self, action: np.ndarray) -> Step:
-        """One action ``[B]`` per column."""
-        chosen = check_action(action, self.columns, self.spec.actions) + self._first_action
+        """One action per column, ``[B]`` or ``[B, A]``."""
+        chosen = self._actions(check_actions(action, self.columns, self.spec))
         observation, reward, terminated, truncated, info = self._call("step", chosen)
         shape = (self.columns,)
         live = ~self._pending

@@ -8,17 +8,13 @@ not made again. The learner has one thread, every actor a process of one.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import retorq
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.outcomes import outcome
 from benchmarks.rows import made_by, put, read
 
 OUT = Path(__file__).parent / "results" / "distributed.csv"
@@ -36,36 +32,23 @@ KEY = ("agent", "pool", "seed")
 def run(agent: str, pool: str, seed: int) -> dict[str, Any]:
     """Train and evaluate one agent with one pool and one seed."""
     env, steps = TASKS[agent]
-    folder = Path(tempfile.mkdtemp())
     where: dict[str, Any] = {} if pool == "local" else {"pool": pool, "actors": ACTORS}
-    made, started = made_by(), time.monotonic()
-    trained = retorq.train(
-        env, agent, steps=steps, seed=seed, run=folder / "run", preset="toy", threads=1, say=_silent, **where
-    )
-    seconds = time.monotonic() - started
-    if trained.code != 0:
-        raise SystemExit(f"{agent} on {pool}, seed {seed}: stopped before its budget was used; nothing was written")
-    record = trained.load().evaluate(protocol="greedy", episodes=100, seed=10_000 + seed)
-    last = trained.metrics[-1]
-    shutil.rmtree(folder)
+    made = made_by()
+    got = outcome(env, agent, seed=seed, steps=steps, preset="toy", threads=1, **where)
     return {
         "agent": agent,
         "pool": pool,
         "seed": seed,
         "env": env,
         "actors": 1 if pool == "local" else ACTORS,
-        "steps": last["step"],
-        "updates": last["updates"],
-        "replay_ratio": last["replay_ratio"],
-        "seconds": round(seconds, 1),
-        "mean": round(record["mean"], 3),
-        "passed": record["mean"] >= 0.9,
+        "steps": got.last["step"],
+        "updates": got.last["updates"],
+        "replay_ratio": got.last["replay_ratio"],
+        "seconds": round(got.seconds, 1),
+        "mean": round(got.record["mean"], 3),
+        "passed": got.record["mean"] >= 0.9,
         **made,
     }
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def main() -> None:

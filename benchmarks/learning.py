@@ -8,9 +8,7 @@ task and seed are replaced). ``aim`` is what a run must reach, or, with ``<=``, 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from retorq.envs.make import make
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.outcomes import outcome
 from benchmarks.rows import made_by, put
 
 OUT = Path(__file__).parent / "results" / "learning.csv"
@@ -108,17 +107,8 @@ def run(name: str, seed: int, threads: int) -> dict[str, Any]:
     if task.steps == 0:
         scores = random_scores(task.env, options, seed)
         return row(name, seed, 0, time.monotonic() - started, threads, scores) | by
-    folder = Path(tempfile.mkdtemp())
-    trained = retorq.train(
-        task.env, steps=task.steps, seed=seed, run=folder / "run", options=options, threads=threads, **task.settings
-    )
-    seconds = time.monotonic() - started
-    if trained.code != 0:
-        raise SystemExit(f"{name}, seed {seed}: stopped before its budget was used; nothing was written")
-    record = trained.load().evaluate(protocol="greedy", episodes=100, seed=10_000 + seed)
-    updates = trained.metrics[-1]["updates"]
-    shutil.rmtree(folder)
-    return row(name, seed, updates, seconds, threads, record["scores"]) | by
+    got = outcome(task.env, seed=seed, steps=task.steps, options=options, threads=threads, **task.settings)
+    return row(name, seed, got.last["updates"], got.seconds, threads, got.record["scores"]) | by
 
 
 def random_scores(env: str, options: retorq.EnvOptions, seed: int) -> list[float]:

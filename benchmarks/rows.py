@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,24 +54,8 @@ def put(path: Path, new: Sequence[Row], key: Sequence[str], order: Mapping[str, 
     write(path, [{name: row.get(name, "") for name in names} for row in sorted([*kept, *new], key=place)])
 
 
-@cache
 def made_by() -> dict[str, str]:
-    """What a result depends on beside its settings: ``commit`` and ``machine``, as they are at the first call.
+    """What a result depends on beside its settings: ``commit`` and ``machine``. Call this when a run begins."""
+    from retorq.bench.machine import commit, cores, processor
 
-    The commit is empty outside a checkout, and ends with ``+`` where ``src`` is not as committed. Call this when a run
-    begins: by its end there may be another commit.
-    """
-    from retorq.bench.machine import cores, processor
-
-    here = Path(__file__).resolve().parents[1]
-    commit = _git(here, "rev-parse", "--short", "HEAD")
-    changed = _git(here, "status", "--porcelain", "--", "src")
-    return {"commit": commit + ("+" if changed else ""), "machine": f"{processor()}, {cores()} cores"}
-
-
-def _git(folder: Path, *words: str) -> str:
-    """What git says, or nothing where it does not know the folder."""
-    try:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    return {"commit": commit(), "machine": f"{processor()}, {cores()} cores"}

@@ -10,6 +10,7 @@ from tests.small import SETTINGS, agent, command, flags
 
 import retorq
 from retorq import api
+from retorq.acting.explore import Fixed
 from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
 from retorq.types import EnvSpec, Leaf, Refused, UserError
@@ -67,6 +68,27 @@ def test_acting_step_by_step_equals_one_unroll(trained, monkeypatch):
         features, _ = plain(joined, player.network.initial_state(1))
         told = player.network.head(features).mean()[:, 0]
     np.testing.assert_allclose(np.stack(values), told.numpy(), atol=1e-6)
+
+
+def test_a_player_stacks_images_as_an_actor_does(monkeypatch):
+    task = api.compose(
+        "catch", agent="dqn", preset="toy", config={"stack": 3}, options=EnvOptions(), device="cpu", seed=0
+    )
+    player, seen = api.Player(task, step=0), []
+    plain = player.network.unroll
+    monkeypatch.setattr(player.network, "unroll", lambda row, *rest: (seen.append(row), plain(row, *rest))[1])
+    game, state = make("catch", columns=1, seed=4), None
+    observation = game.reset()["obs"]
+    for _ in range(6):
+        action, state = player.act(observation[0], state)
+        observation = game.step(np.array([action])).observation["obs"]
+    mine, seen[:] = [row.observation["obs"] for row in seen], []
+    task.agent.actor(make("catch", columns=1, seed=4), seed=4, explore=Fixed(columns=1, value=0.0)).collect(6)
+    assert len(mine) == len(seen) == 6
+    for told, row in zip(mine, seen, strict=True):
+        assert torch.equal(told, row.observation["obs"])
+    assert [int(row.sum() > 0) for row in mine[0][0, 0]] == [0, 0, 1]
+    assert all(int(row.sum()) > 0 for row in mine[2][0, 0])
 
 
 def test_evaluation_and_pictures(trained):

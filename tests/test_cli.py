@@ -7,6 +7,7 @@ import sys
 import pytest
 from tests.small import command, flags
 
+import retorq
 from retorq import cli
 from retorq.types import Diverged, Refused, UserError
 
@@ -28,6 +29,14 @@ def test_help_and_version_do_not_wait_for_torch():
         run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
         assert expected in run.stdout
         assert run.stdout.splitlines()[-2:] == ["0", "[]"]
+
+
+def test_the_module_is_the_command():
+    run = subprocess.run([sys.executable, "-m", "retorq", "--version"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, f"retorq {retorq.__version__}\n")
+    run = subprocess.run([sys.executable, "-m", "retorq", "trian"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "perhaps you meant 'train'" in run.stderr
 
 
 def test_every_command_is_in_the_help_and_has_its_own():

@@ -60,8 +60,8 @@ STEMS = "optim|normal|priorit|maxim|minim|summar|vector|initial|general|quant|fa
 
 
 def test_the_spelling_is_american() -> None:
-    """Stored names are exempt: the field of evaluations, and the key of older checkpoints."""
-    stored = r"(?!human_normalised|optimiser\.\")"
+    """One stored name is exempt: the field of evaluations."""
+    stored = r"(?!human_normalised)"
     words = rf"(?:{STEMS})is(?:e[drs]?|ing|ation)\b|colour|behaviour|favour|neighbour|grey\b"
     british = re.compile(rf"\b{stored}\w*(?:{words})", re.IGNORECASE)
     code = [file for part in ("src", "tests", "benchmarks") for file in sorted((ROOT / part).rglob("*.py"))]
@@ -171,6 +171,22 @@ def test_every_dependency_is_pinned_and_explained() -> None:
     }
     assert names - {pin.lower() for pin in pins} == set()
     assert explained == names
+
+
+def test_the_aims_are_beside_what_was_measured() -> None:
+    """``python benchmarks/aims.py`` prints what docs/benchmarks.md shows."""
+    from benchmarks.aims import table as printed
+
+    assert printed() in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
+def test_every_result_has_its_command() -> None:
+    told = (ROOT / "docs" / "benchmarks.md").read_text() + (ROOT / "docs" / "results.md").read_text()
+    for file in sorted((ROOT / "benchmarks" / "results").iterdir()):
+        if file.suffix in (".csv", ".json"):
+            assert re.search(rf"^.*(python benchmarks|retorq)\b.*{re.escape(file.name)}", told, re.MULTILINE) or any(
+                f"collect.py {file.stem} " in line for line in told.splitlines()
+            ), f"no command is told for {file.name}"
 
 
 def test_the_learning_table_is_that_of_its_csv() -> None:

@@ -17,12 +17,14 @@ LAYERS: list[set[str]] = [
     {"agent"},
     {"distributed"},
     {"algorithms", "running"},
+    {"player"},
     {"report", "api"},
     {"bench", "remote"},
     {"study"},
     {"__init__"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # A head returns action values, and the network hands them on.
@@ -55,6 +57,11 @@ def violations(root: Path) -> list[str]:
             elif here != there and LEVEL[there] >= LEVEL[here] and ("/".join(path), there) not in SIBLINGS:
                 found.append(f"{edge}: imports must go toward the left of the list of layers")
     return found
+
+
+def test_files_stay_short() -> None:
+    lines = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in ROOT.rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
 
 
 def test_imports_go_leftwards_only() -> None:

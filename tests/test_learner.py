@@ -231,8 +231,6 @@ def test_a_saved_learner_goes_on_bit_for_bit(kind, copied, optimizer):
     assert {name.split(".")[1] for name in tensors if name.startswith("optimizer.")} == names
     if copied:  # as a checkpoint would
         tensors = {name: value.clone() for name, value in tensors.items()}
-    else:  # as checkpoints from before the key was renamed
-        tensors = {name.replace("optimizer.", "optimiser."): value for name, value in tensors.items()}
     other = Learner(make_network(kind, "iqn", seed=5), loss, learning_rate=1e-3, optimizer_epsilon=1e-5,
                     optimizer=optimizer, target_period=2, seed=99)  # fmt: skip
     other.load_state_dict(tensors, numbers)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from benchmarks import family, learning, rows
 
+from retorq.bench import machine
+
 ORDER = {"task": ("easy", "hard")}
 
 
@@ -37,30 +39,34 @@ def test_old_rows_have_empty_cells_in_new_columns(tmp_path: Path) -> None:
     assert rows.read(tmp_path / "none.csv") == []
 
 
-def test_what_made_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = rows.made_by.__wrapped__
-    (tmp_path / "benchmarks").mkdir()
-    monkeypatch.setattr(rows, "__file__", str(tmp_path / "benchmarks" / "rows.py"))
-    assert made()["commit"] == ""
-    assert made()["machine"].endswith(" cores")
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "some.py").write_text("")
+def test_the_commit_is_that_of_the_checkout_a_file_belongs_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, file = machine.commit.__wrapped__, tmp_path / "src" / "some.py"
+    file.parent.mkdir()
+    file.write_text("")
+    assert commit(file) == ""
 
     def git(*words: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
         return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
     git("init")
+    assert commit(file) == ""  # as where the package is installed into a folder of somebody's checkout
     git("add", "src")
     git("commit", "-m", "a")
     short = git("rev-parse", "--short", "HEAD").strip()
-    assert made()["commit"] == short
-    (tmp_path / "benchmarks" / "results.csv").write_text("1")  # results are no part of the program
-    assert made()["commit"] == short
+    assert commit(file) == short
+    (tmp_path / "results.csv").write_text("1")  # results are no part of the program
+    assert commit(file) == short
     (tmp_path / "src" / "other.py").write_text("")
-    assert made()["commit"] == f"{short}+"
+    assert commit(file) == f"{short}+"
     monkeypatch.setenv("PATH", "")
-    assert made()["commit"] == ""
+    assert commit(file) == ""
+
+
+def test_what_made_a_row() -> None:
+    made = rows.made_by()
+    assert made["commit"] == machine.commit() == machine.facts(machine.Setup())["commit"]
+    assert made["machine"].endswith(" cores")
 
 
 class Trained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
@@ -11,21 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from retorq import algorithms
-from retorq.acting.explore import Fixed
-from retorq.agent import Agent
 from retorq.algorithms.unused import unused
-from retorq.envs.make import describe, make
+from retorq.envs.make import describe
 from retorq.envs.options import EnvOptions
-from retorq.running import evaluate as evaluation
-from retorq.running.again import Played, Tape, film_again
+from retorq.player import Player, PlayerState
 from retorq.running.checkpoint import newest
 from retorq.running.closing import Next
-from retorq.running.distributions import ReturnDistribution, look
-from retorq.running.film import Moment, film
 from retorq.running.folder import RunFolder, default_path
 from retorq.running.train import (
     RESUMABLE,
@@ -38,7 +32,7 @@ from retorq.running.train import (
     stored_config,
 )
 from retorq.running.train import train as run_training
-from retorq.types import EnvSpec, Inputs, Refused, Tree, UserError
+from retorq.types import EnvSpec, Refused, UserError
 
 SAME = ("pool", "actors", "replay_shards")
 """How a run is divided over processes, which a resume cannot change."""
@@ -240,164 +234,6 @@ def resume(
     same = {name: config[name] for name in ("steps", "log_every", *SAME) if name in config}
     how = RunOptions(**same, seed=stored["seed"], device=device, **run)
     return start(task, how, path, say=say, then=then)
-
-
-@dataclass
-class PlayerState:
-    """What a :class:`Player` remembers between steps of one game: memory, and what it did and got last."""
-
-    memory: Tree
-    action: int = 0
-    elapsed: int = 0
-    first: bool = True
-
-
-class Player:
-    """A trained agent: ``act``, ``values``, ``distribution`` and ``evaluate``."""
-
-    def __init__(self, task: Task, *, step: int, device: str = "cpu") -> None:
-        self.task, self.step, self.device = task, step, device
-        self.agent: Agent = task.agent
-        self.network = task.agent.network
-        self._generator = torch.Generator(device).manual_seed(0)
-
-    def act(
-        self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
-    ) -> tuple[int, PlayerState]:
-        """The greedy action for one observation, and the state to hand in with the next.
-
-        Args:
-            observation: One observation as the environment's door gives it: a dict of arrays, or the array itself
-                where there is only one; images are ``(channels, height, width)``.
-            state: None at the start of a game, else what the last call returned.
-            reward: The raw reward that followed the last action.
-        """
-        values, state = self.values(observation, state, reward=reward)
-        action = int(values.argmax())
-        return action, replace(state, action=action)
-
-    def values(
-        self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
-    ) -> tuple[np.ndarray, PlayerState]:
-        """Value of each action ``[A]`` (the mean, under the agent's risk if any), and the state after seeing this."""
-        row, state = self._row(observation, state, reward)
-        with torch.inference_mode(), evaluation.without_noise(self.network):
-            features, memory = self.network.unroll(row, state.memory, self._generator)
-            values = self.network.preferences(features, self.agent.action_samples, self._generator)[0, 0]
-        return values.cpu().numpy(), PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
-
-    def distribution(
-        self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
-    ) -> tuple[ReturnDistribution, PlayerState]:
-        """The learned distribution of each action's return, and the state after seeing the observation.
-
-        Raises:
-            UserError: The agent learns single values.
-        """
-        row, state = self._row(observation, state, reward)
-        with evaluation.without_noise(self.network):
-            _, found, memory = look(self.network, row, state.memory, self._generator)
-        if found is None:
-            raise UserError(
-                f"agent is {self.agent.name!r}, which learns single values and no distribution of returns; use "
-                "values(), or train c51, qr_dqn, iqn or recurrent_iqn."
-            )
-        return found, PlayerState(memory=memory, action=0, elapsed=state.elapsed + 1, first=False)
-
-    def _row(self, observation: Any, state: PlayerState | None, reward: float) -> tuple[Inputs, PlayerState]:
-        """One observation as the network's input ``[1, 1, ...]``, and the state before it."""
-        if self.agent.stack > 1:
-            raise Refused(f"stack is {self.agent.stack}; act() holds one image at a time, use evaluate().")
-        state = state or PlayerState(memory=self.network.initial_state(1, self.device))
-        seen = (
-            observation if isinstance(observation, Mapping) else {next(iter(self.agent.spec.observation)): observation}
-        )
-        row = Inputs(
-            observation=self._require_observation(seen),
-            previous_action=np.asarray(state.action),
-            previous_reward=np.asarray(reward, np.float32),
-            elapsed=np.asarray(state.elapsed, np.int32),
-            first=np.asarray(state.first),
-        ).map(lambda a: torch.from_numpy(np.array(a))[None, None].to(self.device))
-        return row, state
-
-    def _require_same_spaces(self, other: EnvSpec) -> None:
-        mine = self.agent.spec
-        if (dict(other.observation), other.actions) != (dict(mine.observation), mine.actions):
-            raise UserError(
-                f"env is {other.id!r}, whose observations or actions are not those of {mine.id!r}; evaluate on an "
-                "environment like the one trained on."
-            )
-
-    def _require_observation(self, seen: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The observation as arrays, if it is one of this agent's."""
-        expected = {name: leaf.shape for name, leaf in self.agent.spec.observation.items()}
-        arrays = {name: np.asarray(value) for name, value in seen.items()}
-        shapes = {name: value.shape for name, value in arrays.items()}
-        if shapes != expected:
-            raise UserError(
-                f"observation has the shapes {shapes}; give {expected} (images with their channels first), as "
-                "retorq.envs.make shows them."
-            )
-        return arrays
-
-    def evaluate(
-        self,
-        *,
-        protocol: str | None = None,
-        episodes: int | None = None,
-        seed: int = 0,
-        env: str | None = None,
-        tape: Tape | None = None,
-    ) -> dict[str, Any]:
-        """Play by a named protocol; the record that ``eval/*.json`` holds. A ``tape`` keeps what ``again`` needs."""
-        env = env or self.task.env
-        check_seed(seed)
-        if env != self.task.env:
-            self._require_same_spaces(describe(env, self.task.options))
-        return evaluation.evaluate(
-            self.agent,
-            self.network,
-            env,
-            self.task.options,
-            using=evaluation.protocol(protocol, env),
-            episodes=episodes,
-            seed=seed,
-            step=self.step,
-            device=self.device,
-            tape=tape,
-        )
-
-    def watch(self, *, protocol: str | None = None, seed: int = 0, longest: int = 30_000) -> Iterator[np.ndarray]:
-        """Play one whole game as a protocol would, giving each picture ``uint8 [H, W, 3]`` as it comes.
-
-        ``longest`` is the number of steps after which even an unfinished game ends.
-        """
-        for moment in self._film(protocol, seed, longest, looking=False):
-            yield moment.picture
-
-    def film(self, *, protocol: str | None = None, seed: int = 0, longest: int = 30_000) -> Iterator[Moment]:
-        """The same game as ``watch``, with what the agent made of each picture."""
-        return self._film(protocol, seed, longest, looking=True)
-
-    def again(self, game: Played) -> Iterator[Moment]:
-        """A game of an evaluation (``tape.game(number, record)``) once more, with what the agent made of each picture.
-
-        Raises:
-            UserError: The environment does not repeat its games.
-        """
-        return film_again(self.agent, self.network, game, device=self.device)
-
-    def _film(self, protocol: str | None, seed: int, longest: int, *, looking: bool) -> Iterator[Moment]:
-        using = evaluation.protocol(protocol, self.task.env)
-        options = replace(self.task.options, **(using.atari or {}))
-        env = make(self.task.env, columns=1, seed=seed, options=options, render=True)
-        explore = Fixed(columns=1, value=using.epsilon)
-        actor = self.agent.actor(env, seed=seed, network=self.network, explore=explore, device=self.device)
-        try:
-            yield from film(actor, longest=longest, looking=looking)
-        finally:
-            env.close()
 
 
 def load(run: str | Path, *, device: str = "cpu") -> Player:

@@ -193,7 +193,7 @@ class Learner:
             saved = {
                 k.split(".")[1]: v
                 for k, v in tensors.items()
-                if k.startswith(("optimizer.", "optimiser.")) and k.split(".", 2)[2] == name
+                if k.startswith("optimizer.") and k.split(".", 2)[2] == name
             }
             if saved:
                 # Copies: the optimizer writes in place, and what was loaded may be another learner's own moments.

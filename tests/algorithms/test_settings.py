@@ -1,10 +1,7 @@
 """Every setting of every agent reaches the part it is for; the published ones are the defaults of each page."""
 
-import ast
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import pytest
@@ -28,7 +25,6 @@ from tests.algorithms.agents import (
     small,
 )
 
-from retorq import algorithms
 from retorq.acting.explore import Ladder, Linear
 from retorq.algorithms import checks
 from retorq.algorithms.unused import unused
@@ -372,33 +368,6 @@ def test_presets_make_agents_or_say_what_does_not_fit(agent, preset, spec):
     assert made.spec is spec
     assert made.capacity >= made.columns * made.window.rows
     assert ("torso" in unused(config, spec)) is (config.torso != "auto" and spec is VECTOR)
-
-
-def bare(path: Path) -> list[str]:
-    """The lines of a file without the docstrings of the module and of Config."""
-    text = path.read_text()
-    tree = ast.parse(text)
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef))
-    words = [node.body[0] for node in (tree, config)]
-    hidden = {line for node in words for line in range(node.lineno, node.end_lineno + 1)}
-    return [line for number, line in enumerate(text.splitlines(), 1) if number not in hidden]
-
-
-FOLDER = Path(algorithms.__file__).parent
-
-
-@pytest.mark.parametrize(("one", "other", "limit"), [("dqn", "c51", 25), ("dqn", "iqn", 25), ("drqn", "r2d2", 25)])
-def test_the_difference_of_two_algorithms_is_small(one, other, limit):
-    a, b = (bare(FOLDER / f"{name}.py") for name in (one, other))
-    changes = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
-    assert sum(max(i - h, k - j) for kind, h, i, j, k in changes if kind != "equal") < limit
-
-
-@pytest.mark.parametrize("agent", MODULES)
-def test_an_algorithm_is_a_short_file(agent):
-    lines = (FOLDER / f"{agent}.py").read_text().splitlines()
-    assert len(lines) < (160 if agent == "recurrent_iqn" else 120)
-    assert f"docs/algorithms/{agent}.md" in "\n".join(lines)
 
 
 def test_every_field_has_exactly_one_range_rule():

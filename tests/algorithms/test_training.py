@@ -92,7 +92,8 @@ def test_every_agent_trains_on_images_and_on_numbers(agent, env, tmp_path):
     assert last["epsilon"] == 0 if noisy else last["epsilon"] > 0
     measured = [row for row in run.metrics if "delta_q_initial" in row]
     assert bool(measured) is (agent in RECURRENT)
-    assert all(row["delta_q_final"] >= 0 for row in measured)
+    # At the far end of a window only where its game goes on as far, which those drawn here need not do.
+    assert all(row[name] >= 0 for row in measured for name in row if name.startswith("delta_q"))
     record = run.load().evaluate(protocol="greedy", episodes=2, seed=1)
     assert record["agent"] == agent
     assert len(record["scores"]) == 2

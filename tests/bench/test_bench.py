@@ -41,6 +41,13 @@ def test_words_are_refused() -> None:
         run(["learner", "--quick", "--device", "tpu"])
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/there', where nothing can be written \(Not a directory\); name another"):
+        run(["learner", "--quick", "--out", str(tmp_path / "file" / "there")])
+    assert "measuring" not in capsys.readouterr().err
+
+
 def test_turns_begin_with_another_act_each_round_and_warm_up_does_not_count() -> None:
     order: list[str] = []
     acts = {name: (lambda name=name: order.append(name)) for name in "abc"}  # type: ignore[misc]

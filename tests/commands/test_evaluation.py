@@ -1,6 +1,8 @@
 """What `eval` writes and says; no evaluation takes another's place."""
 
+import errno
 import json
+import os
 
 import pytest
 from tests.small import SETTINGS, command
@@ -37,6 +39,23 @@ def test_a_quick_look_takes_no_other_evaluations_place(run):
     page = write_report([run], run / "report.html").read_text()
     assert page.count("<td>greedy</td>") == 3
     assert "one game" in page
+
+
+def test_a_full_disk_takes_no_older_evaluation_and_the_games_are_told(run, monkeypatch):
+    evaluated(run, "--episodes", 3)
+    before = (run / "eval" / "40-greedy-3games.json").read_text()
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("retorq.running.folder.os.fsync", full)
+    code, out, err = command("eval", run, "--episodes", 3)
+    assert code == 2
+    assert "over 3 games, by protocol greedy" in out
+    assert err.count("\n") == 1
+    assert "40-greedy-3games.json' (No space left on device): make room" in err
+    assert (run / "eval" / "40-greedy-3games.json").read_text() == before
+    assert not list((run / "eval").glob("*.tmp"))
 
 
 def test_what_is_said_names_the_protocol(run):

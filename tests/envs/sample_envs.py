@@ -92,6 +92,8 @@ class Misbehaving(gymnasium.Env):
     def _do(self):
         if self._what == "raise":
             raise RuntimeError("the bridge fell down")
+        if self._what == "exit":
+            sys.exit()
         if self._what == "hang":
             time.sleep(1000)
         if self._what == "die":

@@ -76,11 +76,12 @@ def one_column_fails(what, workers, limit=60.0):
     assert steps[3].observation["obs"][1, 0] == np.float32(0.01)
 
 
-def test_an_environment_that_raises_is_restarted_alone():
-    one_column_fails("raise", "0")
+@pytest.mark.parametrize("what", ["raise", "exit"])
+def test_an_environment_that_fails_is_restarted_alone(what):
+    one_column_fails(what, "0")
 
 
-@pytest.mark.parametrize("what", ["raise", "die", "crash", "hang"])
+@pytest.mark.parametrize("what", ["raise", "exit", "die", "crash", "hang"])
 def test_a_worker_that_fails_is_restarted_alone(what):
     one_column_fails(what, "each", limit=0.5 if what == "hang" else 60.0)
 
@@ -144,9 +145,10 @@ def test_a_reset_that_always_fails_stops_the_run():
 
 
 @pytest.mark.parametrize("workers", ["0", "each"])
-def test_a_constructor_that_fails_is_named_at_once(workers):
-    with pytest.raises(UserError, match=r"could not be built with env.kwargs .*RuntimeError: the bridge fell down"):
-        build("raise", columns=1, workers=workers, where="constructor")
+@pytest.mark.parametrize(("what", "reason"), [("raise", "RuntimeError: the bridge fell down"), ("exit", "SystemExit")])
+def test_a_constructor_that_fails_is_named_at_once(workers, what, reason):
+    with pytest.raises(UserError, match=rf"could not be built with env.kwargs .*{reason}"):
+        build(what, columns=1, workers=workers, where="constructor")
 
 
 def test_a_constructor_that_dies_is_named_at_once():

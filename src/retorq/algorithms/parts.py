@@ -11,6 +11,7 @@ from retorq.algorithms import settings
 from retorq.algorithms.checks import refuse
 from retorq.algorithms.settings import (
     IQN,
+    ActorPriorities,
     FeedForward,
     LadderEpsilon,
     LinearEpsilon,
@@ -148,8 +149,7 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
     assert isinstance(config, LinearEpsilon | LadderEpsilon)
     explore, notes = config.exploration(config.num_envs, config.warmup)
     state = {name: tuple(value.shape[1:]) for name, value in network.initial_state(1).items()}
-    many = config if isinstance(config, ManyActors) and config.prioritized else None
-    told = many is not None and many.actor_priorities
+    told = isinstance(config, ActorPriorities) and config.prioritized and config.actor_priorities
     layout = Layout(spec=spec, state=state, period=window.period, values=told)
     return Agent(
         name=name,
@@ -172,7 +172,7 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
         precision=config.precision,
         refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
         tell_values=told,
-        trim_period=many.trim_period if many is not None else 0,
+        trim_period=config.trim_period if isinstance(config, ManyActors) and config.prioritized else 0,
         notes=notes,
     )
 
@@ -215,8 +215,6 @@ def _replay(config: Settings, network: Network, loss: Loss, layout: Layout, wind
         eta = config.priority_eta
         what = {"start": "stored" if config.start_state.startswith("stored") else "zero", "draw": config.draw}
     if isinstance(config, ManyActors) and config.prioritized:
-        assert isinstance(loss, QLearning)
-        what["first_errors"] = loss.first_errors if config.actor_priorities else None
         what["surplus"] = config.SURPLUS if config.trim_period else 0.0
     priorities = Priorities(
         exponent=config.priority_exponent, beta=config.priority_beta, beta_final=config.priority_beta_final, eta=eta
@@ -230,5 +228,6 @@ def _replay(config: Settings, network: Network, loss: Loss, layout: Layout, wind
         priorities=priorities if config.prioritized else None,
         stack=config.stack,
         initial_state=network.initial_state,
+        first_errors=loss.first_errors if layout.values and isinstance(loss, QLearning) else None,
         **what,
     )

@@ -14,14 +14,14 @@ from typing import Literal
 
 from retorq.agent import Agent
 from retorq.algorithms import parts, presets
-from retorq.algorithms.settings import LadderEpsilon, Recurrent
+from retorq.algorithms.settings import ActorPriorities, LadderEpsilon, Recurrent
 from retorq.nn.heads import Scalar
 from retorq.nn.network import Network
 from retorq.types import EnvSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LadderEpsilon, Recurrent):
+class Config(ActorPriorities, LadderEpsilon, Recurrent):
     """All settings; the defaults are those of Kapturowski et al. 2019, tables 2 and 3, or Ape-X's."""
 
     regression: Literal["huber", "squared"] = "squared"

@@ -70,8 +70,10 @@ class Settings:
             sensible_support(self)
         if isinstance(self, RiskAttitude):
             sensible_risk(self)
+        if isinstance(self, ActorPriorities):
+            unused(self, "prioritized", "actor_priorities")
         if isinstance(self, ManyActors):
-            unused(self, "prioritized", "actor_priorities", "trim_period")
+            unused(self, "prioritized", "trim_period")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +123,16 @@ class LadderEpsilon:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManyActors:
+class ActorPriorities:
+    """First priorities from the actors (Horgan et al. 2018, section 3), for a prioritized replay."""
+
+    actor_priorities: bool = True  # from the actor's own values, instead of the highest so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyActors(ActorPriorities):
     """What Ape-X (Horgan et al. 2018) adds to a prioritized replay for many actors."""
 
-    actor_priorities: bool = True  # first priorities from the actor's own values, instead of the highest so far
     trim_period: int = 100  # updates between cuts back to replay_size, a soft cap; 0: a hard one
 
     SURPLUS = 0.1

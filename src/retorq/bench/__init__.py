@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import tyro
@@ -63,6 +64,8 @@ def run(words: list[str]) -> int:
     from retorq.bench import table
     from retorq.bench.machine import Setup, begin, facts
 
+    if asked.out is not None:
+        _require_folder(asked.out)
     setup = Setup(quick=asked.quick, device=asked.device, threads=asked.threads)
     begin(setup)
     results: dict[str, list[table.Row]] = {}
@@ -77,3 +80,15 @@ def run(words: list[str]) -> int:
     if asked.json:
         print(json.dumps({"machine": facts(setup), "results": results}))
     return 0
+
+
+def _require_folder(out: Path) -> None:
+    """Make the folder before anything is measured for it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"out is {str(out)!r}, where nothing can be written ({error.strerror}); name another folder."
+        ) from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,7 @@ def facts(setup: Setup) -> dict[str, Cell]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "commit": commit(),
         "quick": int(setup.quick),
     }
 
@@ -63,6 +66,27 @@ def processor() -> str:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def commit(file: Path = Path(__file__)) -> str:
+    """The commit of the checkout that ``file`` is a part of, with ``+`` where its ``src`` is not as committed.
+
+    Empty outside a checkout. Once asked it stays the same: by the end of a long run there may be another.
+    """
+    if not _git(file.parent, "ls-files", file.name):
+        return ""
+    top = Path(_git(file.parent, "rev-parse", "--show-toplevel"))
+    changed = _git(top, "status", "--porcelain", "--", "src")
+    return _git(top, "rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says, or nothing where it does not know the folder."""
+    try:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def wait(device: str | torch.device) -> None:

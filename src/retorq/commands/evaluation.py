@@ -12,6 +12,7 @@ import tyro
 
 from retorq.arguments import read
 from retorq.commands import program
+from retorq.types import UserError
 
 SEED = 1_000
 """Seed where none is asked for: none that training would use for its environments."""
@@ -63,12 +64,25 @@ def evaluate(words: list[str]) -> int:
         print(f"playing by protocol {using.name}: {summary}", flush=True)
     record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed, tape=tape)
     path = asked.run / "eval" / file_name(record, seed=None if asked.seed == SEED else asked.seed)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record) if asked.json else f"{_told(record)}\nwritten to {path}")
+    print(json.dumps(record) if asked.json else _told(record), flush=True)
+    _keep(path, record)
+    if not asked.json:
+        print(f"written to {path}")
     if tape is not None:
         _films(player, asked, record, tape, path.stem)
     return 0
+
+
+def _keep(path: Path, record: dict[str, Any]) -> None:
+    from retorq.running.folder import replace_file
+
+    try:
+        replace_file(path, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"the evaluation could not be written to {str(path)!r} ({error.strerror}): make room or give leave, and "
+            "evaluate again; what is printed above is all of it that there is."
+        ) from error
 
 
 def _told(record: dict[str, Any]) -> str:

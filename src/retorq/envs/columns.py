@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from retorq.envs.cell import Cell
-from retorq.envs.guard import check_action
+from retorq.envs.guard import FAULTS, check_action
 from retorq.envs.options import EnvOptions
 from retorq.types import Diverged, EnvSpec, Step, Tree, UserError
 
@@ -198,7 +198,7 @@ class InProcess:
                 answer = Answer(float(reward), bool(terminated), bool(truncated))
         except UserError:
             raise
-        except Exception as error:
+        except FAULTS as error:
             return Fault(f"raised {type(error).__name__}: {error}")
         for name, value in tree.items():
             self.arrays[name][column] = value
@@ -226,5 +226,5 @@ class InProcess:
 def close_quietly(cells: Sequence[Cell]) -> None:
     """Close environments that may be broken: what they raise on the way out changes nothing anymore."""
     for cell in cells:
-        with suppress(Exception):
+        with suppress(*FAULTS):
             cell.close()

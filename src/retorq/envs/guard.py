@@ -14,6 +14,9 @@ import numpy as np
 
 from retorq.types import Diverged, UserError
 
+FAULTS = (Exception, SystemExit)
+"""What an environment's own code may end with: one that calls ``sys.exit`` has failed like one that raises."""
+
 
 def check_action(action: Any, columns: int, actions: int) -> np.ndarray:
     """``action`` as int64 ``[B]``; ``ValueError`` unless every entry is one of ``0..actions-1`` (a caller's bug)."""

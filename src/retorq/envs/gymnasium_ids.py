@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium
 
+from retorq.envs.guard import FAULTS
 from retorq.envs.options import EnvOptions
 from retorq.types import UserError
 
@@ -137,7 +138,7 @@ def build(env: str, options: EnvOptions, *, render: bool = False) -> gymnasium.E
         return gymnasium.wrappers.TimeLimit(made, limit) if limit else made
     except UserError:
         raise
-    except Exception as error:
+    except FAULTS as error:
         raise UserError(
             f"{env} could not be built with env.kwargs {options.kwargs}: {type(error).__name__}: {error}"
         ) from error
@@ -163,7 +164,7 @@ def build_vector(
             made = gymnasium.make_vec(name, num_envs=columns, vectorization_mode="vector_entry_point", **arguments)
     except UserError:
         raise
-    except Exception as error:
+    except FAULTS as error:
         raise UserError(
             f"{env} could not be built with env.kwargs {options.kwargs}: {type(error).__name__}: {error}"
         ) from error

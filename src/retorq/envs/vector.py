@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from retorq.envs.guard import check_action, check_flag, check_reward
+from retorq.envs.guard import FAULTS, check_action, check_flag, check_reward
 from retorq.envs.gymnasium_ids import step_limit
 from retorq.envs.options import GYM_FIELDS, EnvOptions
 from retorq.envs.spaces import Door, action_count
@@ -46,7 +46,7 @@ class GymVector:
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return getattr(self._env, method)(*args, **kwargs)
-        except Exception as error:
+        except FAULTS as error:
             raise Diverged(
                 f"the vector environment {self.spec.id} raised {type(error).__name__} in {method}: {error}; mend it, "
                 "then resume (single environments, with env.vector off, are restarted alone)."

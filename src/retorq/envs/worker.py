@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from retorq.envs.cell import Cell
+from retorq.envs.guard import FAULTS
 from retorq.envs.options import options_from_json
 from retorq.types import Diverged, Leaf, UserError
 
@@ -65,7 +66,7 @@ def _serve(pipe: Connection, memory_file: int, env: str, column: int, columns: i
 
     try:
         cell = Cell(env, options_from_json(options))
-    except Exception as error:
+    except FAULTS as error:
         return send(_fault(error))
     send({"spec": asdict(cell.spec)})
     leaves = dict(cell.spec.observation)
@@ -86,7 +87,7 @@ def _serve(pipe: Connection, memory_file: int, env: str, column: int, columns: i
                 answer = {"r": float(reward), "t": bool(terminated), "c": bool(truncated)}
             for name, part in tree.items():
                 arrays[name][column] = part
-        except Exception as error:
+        except FAULTS as error:
             answer = _fault(error)
         send(answer)
 

@@ -135,14 +135,7 @@ class Replay:
         first, count = self._range()
         if self.window.length > 1:
             return float(count.sum())
-        # Final rows begin no transition. Rows outside the range are few: those before it, and those after it.
-        outside = [
-            np.r_[oldest:start, start + n : end]
-            for oldest, start, n, end in zip(self.storage.oldest, first, count, self.storage.written, strict=True)
-        ]
-        column = np.repeat(np.arange(len(outside)), [len(rows) for rows in outside])
-        final = self.storage.finals - int(self.storage.last(column, np.concatenate(outside).astype(np.int64)).sum())
-        return float(count.sum() - final)
+        return float(count.sum() - self.storage.finals(first, count))  # which begin no transition
 
     @property
     def windows(self) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retorq.running.folder import replace_file
 from retorq.types import UserError
 
 Row = Mapping[str, Any]
@@ -125,14 +124,9 @@ def write_text(out: Path, text: str) -> Path:
     """Write a finished file under its name, or leave what was there; raises UserError where it cannot be written."""
     if out.is_dir():
         raise UserError(f"out {str(out)!r} is a folder: name a file in it, for example {str(out / 'report.html')!r}")
-    part = out.with_name(f".{out.name}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(part, out)
+        replace_file(out, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise UserError(f"out {str(out)!r} cannot be written ({error.strerror}): name another file") from error
     return out
 

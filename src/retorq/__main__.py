@@ -1,0 +1,5 @@
+"""``python -m retorq`` is ``retorq``."""
+
+from retorq.cli import main
+
+main()

@@ -28,7 +28,7 @@ OF_RUNS = {
     "pool": "where acting happens: in this process (local), or in others at the same time",
     "actors": "of a pool that is not local: how many share the environments",
     "actor_rows": "of a pool that is not local: steps of each environment per message",
-    "actor_time_limit": "of a pool that is not local: seconds until a silent actor is started anew",
+    "actor_time_limit": "of a pool that is not local: seconds until a silent actor, shard or bundle is started anew",
     "replay_shards": "of the pool ray: processes that hold the replay; 0: the learner does",
 }
 """Fields of ``RunOptions`` that can be asked for, and what is said of them."""
@@ -181,7 +181,7 @@ class _Resume:
     actor_rows: int = 10
     """Of a pool that is not local: steps of each environment per message."""
     actor_time_limit: float = 60.0
-    """Of a pool that is not local: seconds until a silent actor is started anew."""
+    """Of a pool that is not local: seconds until a silent actor, shard or bundle is started anew."""
 
 
 def resume(words: list[str]) -> int:

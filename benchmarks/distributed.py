@@ -22,7 +22,7 @@ TASKS = {
     "apex_dqn": ("catch", 15_000),
     "r2d2": ("memory", 20_000),
     "recurrent_iqn": ("memory", 20_000),
-    "gorila": ("catch", 20_000),
+    "gorila": ("catch", 10_000),
 }
 POOLS = ("local", "process", "ray")
 ACTORS = 2  # of gorila: bundles, also with the local pool, where they take turns

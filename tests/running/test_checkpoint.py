@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tests.running.saving import flip, load, names, quiet, write
 
 from retorq.running import checkpoint
-from retorq.running.checkpoint import Part, newest, save
+from retorq.running.checkpoint import Part, SaveFailed, newest, save
 from retorq.types import Refused
 
 
@@ -183,3 +184,35 @@ def test_torch_generators_continue_through_a_checkpoint(tmp_path):
     again = torch.Generator()
     checkpoint.restore_torch_generator(again, newest(tmp_path).tensors("g")["g"])
     assert torch.equal(torch.randn(9, generator=again), expected)
+
+
+def test_a_late_part_is_made_while_it_is_written_and_forgotten_then(tmp_path):
+    """One after the other, whatever the order of the parts; an unchanged one is not made at all."""
+    made = []
+
+    def part(name, fingerprint=None):
+        def tensors():
+            assert sum(reference() is not None for reference in made) == 0  # those before are gone
+            tensor = torch.full((1000,), float(len(made)))
+            made.append(weakref.ref(tensor))
+            return {name: tensor}
+
+        return Part(tensors, fingerprint, late=True)
+
+    parts = {name: part(name, fingerprint="same") for name in ("a", "b", "c")}
+    save(tmp_path, 1, state={}, parts=parts)
+    found = newest(tmp_path)
+    assert [float(found.tensors(name)[name][0]) for name in parts] == [0.0, 1.0, 2.0]
+    save(tmp_path, 2, state={}, parts=parts)
+    assert len(made) == 3
+
+
+def test_a_late_part_that_cannot_be_made_leaves_the_earlier_checkpoint(tmp_path):
+    def gone():
+        raise ConnectionError("replay shard 1 was lost while it was saved")
+
+    write(tmp_path, 1)
+    with pytest.raises(SaveFailed, match="replay shard 1 was lost while it was saved"):
+        save(tmp_path, 2, state={}, parts={"a": Part(gone, late=True)})
+    assert newest(tmp_path).step == 1
+    assert names(tmp_path) == ["1"]

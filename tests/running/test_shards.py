@@ -1,5 +1,6 @@
 """Runs whose replay is in shards: what is refused, what is counted when one is killed, and how they go on."""
 
+import copy
 import importlib.util
 import os
 import signal
@@ -9,11 +10,16 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from tests.algorithms.agents import MODULES
+from tests.algorithms.test_training import settings
 from tests.small import SETTINGS, agent
 
 import retorq
-from retorq.distributed.peers import Entry, Lost, OnRay
+from retorq import api
+from retorq.distributed.peers import Entry, Here, Lost, OnRay
 from retorq.distributed.sharded import ShardedReplay
+from retorq.distributed.shards import Shards
+from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
 from retorq.running.checkpoint import newest
 from retorq.running.folder import RunFolder
@@ -64,6 +70,38 @@ def test_shards_hold_as_many_rows_of_each_environment_as_one_replay_would():
     assert {shard.replay.window for shard in shards} == {whole.window}
     seeds = {entry(here, run, shard, life, 7).arguments["seed"] for shard in range(2) for life in range(3)}
     assert len(seeds) == 6
+
+
+AGENTS = [name for name in MODULES if name != "gorila"]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_agent_learns_from_shards(name):
+    """Shards in this process, built as they are elsewhere; of every agent all rows arrive and weights move."""
+    config = settings(name, num_envs=3, replay_size=180)
+    made = api.compose("catch", agent=name, preset="toy", config=config, options=EnvOptions(), device="cpu", seed=0)
+    run, before = RunOptions(steps=150, **SHARDED), copy.deepcopy(made.agent.network.state_dict())
+
+    def shards(seed):
+        held = Shards(lambda shard, life: Here(entry(made, run, shard, life, seed).build()), 2)
+        return ShardedReplay(held, batch_size=made.agent.batch_size, seed=seed)
+
+    trainer = Trainer(made.agent, make("catch", columns=3), total=150, shards=shards)
+    while not trainer.done:
+        trainer.step()
+    trainer.replay.shards.settle()
+    assert trainer.updates * made.agent.rows_per_update == pytest.approx(0.8 * 102, abs=made.agent.rows_per_update)
+    means = trainer.means()
+    assert np.isfinite(means["loss"])
+    assert means["skipped"] == 0
+    after = trainer.learner.online.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    received = sum(told.received for told in trainer.replay.shards.told)
+    assert received == sum(held.sent for held in trainer.replay.shards) >= 150
+    prioritized = made.agent.config.prioritized
+    weights = {tuple(trainer.replay.sample(made.agent.batch_size).weight.tolist()) for _ in range(4)}
+    assert (weights != {(1.0,) * made.agent.batch_size}) is prioritized
+    trainer.close()
 
 
 class Asking:

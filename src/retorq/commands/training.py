@@ -29,7 +29,7 @@ OF_RUNS = {
     "pool": "where acting happens: in this process (local), or in others at the same time",
     "actors": "of a pool that is not local: how many share the environments",
     "actor_rows": "of a pool that is not local: steps of each environment per message",
-    "actor_time_limit": "of a pool that is not local: seconds until a silent actor is started anew",
+    "actor_time_limit": "of a pool that is not local: seconds until a silent actor, shard or bundle is started anew",
     "replay_shards": "of the pool ray: processes that hold the replay; 0: the learner does",
     "cluster": "of the pool ray: HOST:PORT of a cluster to join (retorq cluster); none: this host alone",
     "cluster_token": "file with the token of that cluster",
@@ -184,7 +184,7 @@ class _Resume:
     actor_rows: int = 10
     """Of a pool that is not local: steps of each environment per message."""
     actor_time_limit: float = 60.0
-    """Of a pool that is not local: seconds until a silent actor is started anew."""
+    """Of a pool that is not local: seconds until a silent actor, shard or bundle is started anew."""
     cluster: str = ""
     """Of the pool ray: HOST:PORT of a cluster to join (retorq cluster); none: this host alone."""
     cluster_token: str = str(DEFAULT_TOKEN)

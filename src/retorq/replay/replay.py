@@ -137,7 +137,7 @@ class Replay:
         first, count = self._range()
         if self.window.length > 1:
             return float(count.sum())
-        return float(count.sum() - self.storage.finals(first, count))  # a final row begins no transition
+        return float(count.sum() - self.storage.finals(first, count))  # which begin no transition
 
     @property
     def windows(self) -> int:

@@ -219,15 +219,15 @@ class Storage:
         return (self.arrays["flags"][rows, where] >> FLAGS.index("last") & 1).bool().cpu().numpy()
 
     def finals(self, first: np.ndarray, count: np.ndarray) -> int:
-        """How many of the rows ``first [columns]`` and the next, ``count [columns]`` in all, are final observations."""
+        """How many of ``count [columns]`` rows from ``first [columns]`` on are final observations."""
         held = int((self.arrays["flags"] & 1 << FLAGS.index("last")).count_nonzero())
-        # The rows before and after these are few.
+        # Of the few rows before and after these, each is looked at.
         outside = [
-            np.r_[oldest:start, start + n : end]
+            np.r_[oldest:start, start + n : end].astype(np.int64)
             for oldest, start, n, end in zip(self.oldest, first, count, self.written, strict=True)
         ]
         column = np.repeat(np.arange(self.columns), [len(rows) for rows in outside])
-        return held - int(self.last(column, np.concatenate(outside).astype(np.int64)).sum())
+        return held - int(self.last(column, np.concatenate(outside)).sum())
 
     @property
     def nbytes(self) -> int:

@@ -164,9 +164,8 @@ def save(
             if name in sources:
                 written = _link(sources[name], temporary)
             else:
-                made = part.tensors() if part.late else tensors[name]
-                needed += _bytes(made) if part.late else 0
-                written = _store(temporary, name, made)
+                written = _store(temporary, name, part.tensors() if part.late else tensors[name])
+                needed += written["size"] if part.late else 0
             files[manifests.file_name(name)] = written | mark
         record = {"format": FORMAT, "retorq": manifests.retorq_version(), "run": run, "step": step, "files": files}
         _write(temporary / MANIFEST, manifests.sealed(record))

@@ -51,7 +51,8 @@ class RunOptions:
             same time, in processes of their own: ``process``, or ``ray`` (extra dist).
         actors: Of a pool that is not local: how many share the environments (``num_envs``).
         actor_rows: Of a pool that is not local: steps of each environment per message.
-        actor_time_limit: Of a pool that is not local: seconds a message may take before its actor is started anew.
+        actor_time_limit: Of a pool that is not local: seconds an actor, a shard or a bundle may be silent before it is
+            started anew.
         replay_shards: Of the pool ``ray``: how many processes hold the replay; 0: this one does.
         cluster: Of the pool ``ray``: ``HOST:PORT`` of the cluster to join; empty: Ray is started on this host alone.
         cluster_token: File with that cluster's token.

@@ -95,6 +95,24 @@ def test_the_published_configuration_is_the_default(agent: str) -> None:
     assert sorted([name for name, _ in shown] + named) == sorted(field.name for field in fields(config))
 
 
+def test_a_published_run_is_as_long_as_its_page_says() -> None:
+    """Without ``--steps``, or the page names the flag that makes it so; some pages count other things than steps."""
+    shown = {
+        agent: (int(row["value"].replace(",", "")), row["remark"])
+        for agent in algorithms.AGENTS
+        for row in table(ROOT / "docs" / "algorithms" / f"{agent}.md", "setting")
+        if row["setting"] == "steps"
+    }
+    assert {"recurrent_iqn", "dqn", "rainbow", "drqn"} < set(shown)
+    for agent, (steps, remark) in shown.items():
+        assert steps == api.STEPS["atari"] or f"`--steps {steps}`" in remark, agent
+
+
+def test_the_page_of_all_agents_says_how_long_a_run_of_each_preset_is() -> None:
+    rows = table(ROOT / "docs" / "algorithms" / "README.md", "preset")
+    assert {row["preset"].strip("`"): int(row["steps"].replace(",", "")) for row in rows} == api.STEPS
+
+
 def test_the_index_names_every_agent() -> None:
     rows = table(ROOT / "docs" / "algorithms" / "README.md", "agent")
     links = [re.fullmatch(r"\[`(\w+)`\]\((\w+)\.md\)", row["agent"]) for row in rows]

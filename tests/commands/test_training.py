@@ -22,6 +22,9 @@ OF_RUNS = {
     "actor_rows": 5,
     "actor_time_limit": 30.0,
     "replay_shards": 2,
+    "hz": 15.0,
+    "cluster": "127.0.0.1:6379",
+    "cluster_token": "token",
 }
 
 

@@ -27,6 +27,7 @@ class Message:
     """Rows of one actor, with the games finished meanwhile.
 
     ``chunks`` name the columns of the whole run. ``version`` is that of the weights the rows were acted with.
+    ``latencies`` are seconds from each observation to its action, where an actor plays by the clock.
     """
 
     actor: int
@@ -35,6 +36,7 @@ class Message:
     chunks: list[Chunk]
     episodes: list[Episode] = field(default_factory=list)
     version: int = 0
+    latencies: list[float] = field(default_factory=list)
 
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -132,6 +134,7 @@ def description(message: Message, told: list[dict[str, Any]]) -> dict[str, Any]:
         "version": message.version,
         "chunks": told,
         "episodes": [asdict(episode) for episode in message.episodes],
+        "latencies": [round(latency, 6) for latency in message.latencies],
     }
 
 

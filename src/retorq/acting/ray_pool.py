@@ -22,6 +22,7 @@ from retorq.acting.actor import Chunk
 from retorq.acting.cluster import LocalRay, RayCluster, hosts
 from retorq.acting.head_watch import PERIOD, HeadWatch
 from retorq.acting.hosted import Hosted
+from retorq.acting.pace import ahead
 from retorq.acting.placement import Host, move, place
 from retorq.acting.remote import Recipe
 from retorq.acting.shared import tensors
@@ -30,7 +31,7 @@ from retorq.nn.network import Network
 from retorq.types import Stopped, UserError
 
 AHEAD = 2
-"""Calls that every actor has in hand or done but not taken."""
+"""Calls that every actor has in hand or done but not taken, if it does not play by the clock."""
 NEWS = "news"
 """Concurrency group of Ray in which an actor hears of weights while it plays."""
 SPARE = 32 << 20
@@ -137,7 +138,8 @@ class RayPool(Supervised):
         recipe = self.recipes[actor].as_json()
         handle = placed.remote(recipe, sys.path, actor, incarnation, seed, list(self._published))
         self._actors[actor] = _Remote(handle, host, self._published[0])
-        for _ in range(AHEAD):
+        share = self.recipes[actor]
+        for _ in range(ahead(AHEAD, share.hz, share.rows)):
             self._ask(actor)
 
     def _ask(self, actor: int) -> None:
@@ -260,7 +262,7 @@ def store_bytes(recipes: list[Recipe], network: Network, bytes_per_row: int) -> 
     one that was offered since.
     """
     weights = sum(tensor.nbytes for tensor in tensors(network)) * (1 + 2 * len(recipes))
-    messages = AHEAD * sum(message_bytes(recipe, bytes_per_row) for recipe in recipes)
+    messages = sum(ahead(AHEAD, r.hz, r.rows) * message_bytes(r, bytes_per_row) for r in recipes)
     return weights + messages + SPARE
 
 

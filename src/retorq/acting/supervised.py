@@ -13,6 +13,7 @@ import torch
 
 from retorq.acting.actor import Chunk
 from retorq.acting.messages import Inbox, Message, Streams, episodes_from_json, unpack
+from retorq.acting.pace import Punctuality
 from retorq.acting.remote import Recipe
 from retorq.acting.tally import Tally
 from retorq.types import Diverged, Episode
@@ -46,6 +47,7 @@ class Supervised(ABC):
         """How often each actor was started anew, without those that are forgiven."""
         self.replaced = 0
         self.inbox, self.streams, self.tally = Inbox(len(recipes)), Streams(), Tally(self.columns)
+        self.punctuality = Punctuality(max((recipe.hz for recipe in recipes), default=0.0))
         self._begun = [0.0] * len(recipes)
         self._played = [0.0] * len(recipes)  # seconds from the start of an actor to its last message
         self._started = False  # actors start with the first ``receive``: what a resume puts back is there by then
@@ -103,10 +105,12 @@ class Supervised(ABC):
             chunks=unpack(told["chunks"], memory, start),
             episodes=episodes_from_json(told["episodes"]),
             version=told["version"],
+            latencies=told["latencies"],
         )
         chunks: list[Chunk] = []
         for ordered in self.inbox.accept(message):
             self.versions[actor] = ordered.version
+            self.punctuality.add(ordered.latencies)
             self._played[actor] = time.monotonic() - self._begun[actor]
             self._episodes += [replace(episode, step=self.steps) for episode in ordered.episodes]
             chunks += self.streams.push(ordered.chunks)
@@ -156,6 +160,16 @@ class Supervised(ABC):
         told, self._faults = self._faults, []
         return told
 
+    def told(self) -> dict[str, float]:
+        """For a row of metrics: actors replaced since the run began, if any, and how late actions come."""
+        replaced = {"actors_replaced": float(self.replaced)} if self.replaced else {}
+        return replaced | self.punctuality.told()
+
+    @property
+    def late(self) -> int | None:
+        """Actions that came too late since the run began; None where nobody plays by the clock."""
+        return self.punctuality.late if self.punctuality.hz else None
+
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The rows held back and the counters; games and generators of the actors are not kept."""
         state = self.streams.state_dict()
@@ -163,11 +177,13 @@ class Supervised(ABC):
             waiting = Streams()
             waiting.push([chunk])
             state |= waiting.state_dict()
-        return state, {"steps": self.steps, "replaced": self.replaced, "scores": self.tally.scores.tolist()}
+        counted = {"steps": self.steps, "replaced": self.replaced, "late": self.punctuality.late}
+        return state, counted | {"scores": self.tally.scores.tolist()}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
         """Put back what ``state_dict`` gave; False: the games begin anew, see ``cut``."""
         self.steps, self.replaced = int(numbers["steps"]), int(numbers.get("replaced", 0))
+        self.punctuality.late = int(numbers.get("late", 0))
         self.streams.load_state_dict(tensors)
         self.tally.scores[:] = numbers.get("scores", 0.0)
         return False

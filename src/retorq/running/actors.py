@@ -47,7 +47,7 @@ def recipes(task: Task, run: RunOptions) -> list[Recipe]:
         "total": run.steps,
     }
     return [
-        Recipe(entry=ENTRY, arguments=arguments, first=actor * columns, columns=columns, rows=run.actor_rows)
+        Recipe(entry=ENTRY, arguments=arguments, first=actor * columns, columns=columns, rows=run.actor_rows, hz=run.hz)
         for actor in range(run.actors)
     ]
 

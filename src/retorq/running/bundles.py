@@ -42,6 +42,7 @@ def require_bundles(task: Task, run: RunOptions) -> None:
         f"center_images is true, but every bundle of {agent} would subtract a mean image of its own; set it to false": (
             task.agent.network.centered
         ),
+        f"hz is {run.hz:g}, but a bundle of {agent} acts and learns in turns; leave hz away": run.hz > 0,
     }
     for sentence, is_wrong in wrong.items():
         if is_wrong:

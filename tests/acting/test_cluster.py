@@ -81,22 +81,36 @@ def test_ray_is_closed_to_everybody_else():
 HEADLESS = """
 import os, time, psutil
 from retorq.types import Stopped
-head = [p for p in psutil.Process().children(recursive=True) if 'gcs_server' in p.name()]
-for process in head: process.kill()
+def lost(process):
+    return process.name() in {names} or ({actor} and 'Hosted' in ' '.join(process.cmdline()))
+found = [process for process in psutil.Process().children(recursive=True) if lost(process)]
+for process in found: process.kill()
 begun = time.monotonic()
 try:
-    while time.monotonic() - begun < 50: pool.receive()
+    while time.monotonic() - begun < 50: {does}
 except Stopped as error:
-    print(len(head), time.monotonic() - begun < 30, error.exit_code, error, flush=True)
+    print(len(found), time.monotonic() - begun < 30, error.exit_code, error, flush=True)
 os._exit(0)
 """
+SAVED = "; what was learned was saved. Start the cluster and go on with the run."
+RECEIVES, PUBLISHES = "pool.receive()", "time.sleep(3.0); pool.publish(network, 1)"
 
 
 @WITH_RAY
-def test_a_lost_head_is_noticed_before_ray_ends_the_process():
-    out, _ = program(HEADLESS, "on_ray").communicate(timeout=150)
-    sentence = "Ray's head is gone; what was learned was saved. Start the cluster and go on with the run."
-    assert out.splitlines() == [f"1 True 75 {sentence}"]
+@pytest.mark.parametrize(
+    ("names", "actor", "does", "said"),
+    [
+        pytest.param(["gcs_server"], False, RECEIVES, "1 True 75 Ray's head is gone", marks=pytest.mark.slow),
+        (["gcs_server"], True, RECEIVES, "3 True 75 Ray's head is gone"),
+        pytest.param(["gcs_server"], False, PUBLISHES, "1 True 75 Ray's head is gone", marks=pytest.mark.slow),
+        (["gcs_server", "raylet"], False, RECEIVES, "2 True 75 Ray has ended on this host"),
+        pytest.param(["raylet"], False, PUBLISHES, "1 True 75 Ray has ended on this host", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_head_is_noticed_before_ray_ends_the_process(names, actor, does, said):
+    """Alone or together with its actors or the host's node, while rows are taken or weights are published."""
+    out, _ = program(HEADLESS.format(names=names, actor=actor, does=does), "on_ray").communicate(timeout=150)
+    assert out.splitlines() == [said + SAVED]
 
 
 @pytest.mark.parametrize("address", ["nowhere", "10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:80", "10.0.0.1:99999", ""])

@@ -65,7 +65,7 @@ def test_what_ray_is_told(settings, tmp_path):
     assert {"--object-manager-port=6380", "--node-manager-port=6381", "--num-cpus=3"} < set(told)
     assert {f"--object-store-memory={1 << 28}", f"--temp-dir={tmp_path}/r", "--block"} < set(told)
     head = words(NodeSettings(**{**vars(settings), "head": None}), tmp_path)
-    assert {"--head", "--port=6379", "--include-dashboard=false", "--ray-client-server-port=0"} < set(head)
+    assert {"--head", "--port=6379", "--include-dashboard=false"} < set(head)
     assert not any(word.startswith("--address") for word in head)
 
 

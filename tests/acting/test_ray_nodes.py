@@ -49,7 +49,7 @@ def games(stream):
     return sum(row[:3] == (0, 0, True) for row in stream)
 
 
-def test_actors_of_a_node_that_is_lost_play_on_elsewhere_and_return_to_a_new_one(two, pool_of):
+def test_actors_of_a_node_that_is_lost_play_on_elsewhere_and_return_to_a_new_one(two, pool_of, capsys):
     """One line for each, every stream whole: cut where its actor was lost or moved, and nowhere else."""
     nodes, joined = two
     third = nodes.add(2)
@@ -86,6 +86,7 @@ def test_actors_of_a_node_that_is_lost_play_on_elsewhere_and_return_to_a_new_one
     for stream in streams:
         check(stream, cuts=games(stream) - 1)
     assert sum(games(stream) - 1 for stream in streams) == 4
+    assert "raylet" not in capsys.readouterr().out  # Ray would print a page
     pool.close()
     nodes.lose(fourth)
 

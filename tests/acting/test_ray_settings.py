@@ -31,6 +31,7 @@ def test_the_environment_is_put_back(monkeypatch):
     before = dict(os.environ)
     environment = Environment({"RETORQ_A": "now", "RETORQ_B": None, "RETORQ_C": "now"})
     assert (os.environ["RETORQ_A"], os.environ["RETORQ_C"], "RETORQ_B" in os.environ) == ("now", "now", False)
+    os.environ["RAY_OF_ITS_OWN"] = "set by Ray"
     environment.restore()
     assert dict(os.environ) == before
     os.environ["RETORQ_A"] = "later"

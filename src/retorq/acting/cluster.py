@@ -202,7 +202,9 @@ def _connect(ray: ModuleType, **arguments: Any) -> Any:
     if ray.is_initialized():
         raise UserError("Ray is already running in this program; retorq starts its own: call ray.shutdown() first.")
     try:
-        return ray.init(**arguments, log_to_driver=False, logging_level="error")
+        context = ray.init(**arguments, log_to_driver=False, logging_level="error")
+        _silence(ray)
+        return context
     except Exception as error:  # Ray raises Exception itself
         text = str(error)
         where = arguments["address"]
@@ -211,6 +213,11 @@ def _connect(ray: ModuleType, **arguments: Any) -> Any:
         if where != "local" and ("node_ip_address" in text or "No node info" in text or "Raylet" in text):
             raise UserError(_NO_NODE.format(address=where)) from error
         raise UserError(f"Ray did not start ({_first_line(error)}); try again when this host is less busy.") from error
+
+
+def _silence(ray: ModuleType) -> None:
+    """Keep the pages that Ray prints about every node that is lost from the screen: pools say it in one line."""
+    ray._private.worker.print_worker_logs = lambda *_: None  # it has no setting
 
 
 def _disconnect(cluster: Any) -> None:

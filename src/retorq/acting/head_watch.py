@@ -58,14 +58,22 @@ class HeadWatch:
         hosts: Asks the head which nodes are alive. It may block where the head is gone, so that it has a thread of
             its own; what it said last stands until it answers again.
         here: Ray's id of the node that this program is connected to.
+        let_go: Called, in a thread, when Ray has ended on this host: a few seconds later it ends whoever still holds
+            an object there.
     """
 
-    def __init__(self, head: tuple[str, int], hosts: Callable[[], Sequence[Host]], here: str) -> None:
-        self._head, self._ask = head, hosts
+    def __init__(
+        self,
+        head: tuple[str, int],
+        hosts: Callable[[], Sequence[Host]],
+        here: str,
+        let_go: Callable[[], None],
+    ) -> None:
+        self._head, self._ask, self._let_go = head, hosts, let_go
         self._known: Sequence[Host] = hosts()
         self._gone: dict[str, float] = {}  # by id: until when the head may not have noticed yet
         [own] = [host for host in self._known if host.id == here]
-        self._line = Line((own.address, own.port))
+        self._line, self._line_of_thread = Line((own.address, own.port)), Line((own.address, own.port))
         self.failures = 0
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._keep_looking, self._count)]
@@ -110,10 +118,13 @@ class HeadWatch:
         for thread in self._threads:
             thread.join(2 * PERIOD)
         self._line.close()
+        self._line_of_thread.close()
 
     def _keep_looking(self) -> None:
         while not self._stop.wait(PERIOD):
             self.look()
+            if not self._line_of_thread.holds():
+                self._let_go()
 
     def _count(self) -> None:
         while not self._stop.wait(PERIOD):

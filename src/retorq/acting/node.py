@@ -32,8 +32,9 @@ def follow():
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=follow, daemon=True).start()
 sys.argv[0] = "ray"
-from ray.scripts.scripts import main
-main()
+from ray.scripts import scripts
+scripts.get_ray_client_dependency_error = lambda: "not wanted"  # else it opens a port for Ray Client
+scripts.main()
 """
 STARTED = "Ray runtime started."
 GRACE = 15.0
@@ -69,7 +70,7 @@ class NodeSettings:
 def words(node: NodeSettings, folder: Path) -> list[str]:
     """What ``ray start`` is told."""
     if node.head is None:
-        role = ["--head", f"--port={node.port}", "--include-dashboard=false", "--ray-client-server-port=0"]
+        role = ["--head", f"--port={node.port}", "--include-dashboard=false"]
     else:
         role = [f"--address={node.head[0]}:{node.head[1]}"]
     return [

@@ -36,6 +36,7 @@ NEWS = "news"
 """Concurrency group of Ray in which an actor hears of weights while it plays."""
 SPARE = 32 << 20
 """Bytes of the object store beside weights and messages."""
+ENDED = "Ray has ended on this host"
 LOST = "{what}; what was learned was saved. Start the cluster and go on with the run."
 
 
@@ -96,7 +97,7 @@ class RayPool(Supervised):
         try:
             _require_store(hosts(self._ray), store)
             here = self._ray.get_runtime_context().get_node_id()
-            self._watch = HeadWatch(self._cluster.head, lambda: hosts(self._ray), here)
+            self._watch = HeadWatch(self._cluster.head, lambda: hosts(self._ray), here, self._let_go)
         except BaseException:
             if not shared:
                 self._cluster.close()
@@ -113,8 +114,7 @@ class RayPool(Supervised):
 
     def _offer(self) -> None:
         """Tell actors of newer weights, each once it has taken note of the last: so few versions are ever held."""
-        assert self._published is not None
-        edition, version, where = self._published
+        edition, version, where = self._newest()
         playing = [held for held in self._actors if held is not None and held.heard]
         if waiting := [held.offer for held in playing if held.offer is not None]:
             noted, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
@@ -132,12 +132,12 @@ class RayPool(Supervised):
     def _start_on(self, actor: int, host: Host) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        assert self._published is not None
+        newest = self._newest()
         incarnation, seed = self._incarnate(actor)
         placed = self._class.options(scheduling_strategy=NodeAffinitySchedulingStrategy(host.id, soft=True))
         recipe = self.recipes[actor].as_json()
-        handle = placed.remote(recipe, sys.path, actor, incarnation, seed, list(self._published))
-        self._actors[actor] = _Remote(handle, host, self._published[0])
+        handle = placed.remote(recipe, sys.path, actor, incarnation, seed, list(newest))
+        self._actors[actor] = _Remote(handle, host, newest[0])
         share = self.recipes[actor]
         for _ in range(ahead(AHEAD, share.hz, share.rows)):
             self._ask(actor)
@@ -215,9 +215,20 @@ class RayPool(Supervised):
     def _require_head(self) -> None:
         """End the run, saved, if Ray is gone; nothing may be put or fetched without asking this first."""
         if self._watch.cut_off:
-            raise Stopped(LOST.format(what="Ray has ended on this host"))
+            raise Stopped(LOST.format(what=ENDED))
         if self._watch.lost:
             raise Stopped(LOST.format(what="Ray's head is gone"))
+
+    def _newest(self) -> tuple[int, int, list[Any]]:
+        """The weights last published: edition, version and reference."""
+        published = self._published
+        if published is None:  # let go of, since ``publish`` comes before all else
+            raise Stopped(LOST.format(what=ENDED))
+        return published
+
+    def _let_go(self) -> None:
+        """Drop the weights in the object store, which is gone: Ray would end this program for trying to save them."""
+        self._published = None
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:

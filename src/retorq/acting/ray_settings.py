@@ -40,16 +40,25 @@ _token = ""
 
 
 class Environment:
-    """Environment variables for a while: set (None: unset) at construction, put back by ``restore``."""
+    """Environment variables for a while: set (None: unset) at construction, put back by ``restore``.
+
+    Ray sets variables of its own meanwhile; they are removed, too.
+    """
 
     def __init__(self, variables: Mapping[str, str | None]) -> None:
-        self._before = {name: os.environ.get(name) for name in variables}
+        self._before: dict[str, str | None] | None = {name: os.environ.get(name) for name in variables}
+        self._before |= _of_ray()
         _set(variables)
 
     def restore(self) -> None:
         """Put back what was there; safe to call twice."""
-        before, self._before = self._before, {}
-        _set(before)
+        if self._before is not None:
+            before, self._before = self._before, None
+            _set(dict.fromkeys(_of_ray()) | before)
+
+
+def _of_ray() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
 
 
 def _set(variables: Mapping[str, str | None]) -> None:

@@ -28,7 +28,7 @@ def start(agent, path, kind="", **more):
         preset="toy",
         run=path,
         say=lambda line: None,
-        options=EnvOptions(kwargs={"kind": kind} if kind else {}),
+        options=EnvOptions(kwargs={"kind": kind}, workers="0") if kind else EnvOptions(),
         **RUN | settings(agent) | more,
     )
 

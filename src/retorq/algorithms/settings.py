@@ -281,7 +281,7 @@ def sensible_ladder(config: LadderEpsilon, num_envs: int) -> None:
     """Refuse a floor that no rung of the ladder is above."""
     floor, start, final = config.epsilon_floor, config.epsilon_start, config.epsilon_final
     refuse(
-        num_envs > 1 and 0 < floor and floor >= max(start, final),
+        num_envs > 1 and floor > 0 and floor >= max(start, final),
         f"epsilon_floor is {floor:g}, but epsilon_start is {start:g} and epsilon_final {final:g}, so every environment "
         "would have the floor and no ladder; set epsilon_floor below one of them.",
     )

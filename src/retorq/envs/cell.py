@@ -8,7 +8,7 @@ import numpy as np
 
 from retorq.envs.guard import check_flag, check_reward
 from retorq.envs.gymnasium_ids import build, step_limit
-from retorq.envs.options import GYM_FIELDS, EnvOptions
+from retorq.envs.options import VECTOR_FIELDS, EnvOptions
 from retorq.envs.spaces import Door, action_count
 from retorq.types import EnvSpec, Tree, UserError
 
@@ -25,7 +25,7 @@ class Cell:
             observation=self._door.leaves,
             actions=actions,
             max_steps=step_limit(self._env),
-            settings=options.settings(GYM_FIELDS),
+            settings=options.settings(VECTOR_FIELDS - {"vector"} - self._door.idle),
             action_names=_action_names(self._env, actions),
         )
 

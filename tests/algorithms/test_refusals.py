@@ -139,6 +139,11 @@ COMBINATIONS = [
         (RIQN, {"memory": "none", "sequence_length": 1, "quantile_layer": v}, ("quantile_layer", v, "to after"))
         for v in ("outer", "inner", "separate")
     ),
+    *(
+        (a, {"epsilon_floor": floor}, (f"epsilon_floor is {floor}", "epsilon_start is 0.4", "set epsilon_floor below"))
+        for a in ("apex_dqn", "r2d2", RIQN)
+        for floor in (0.4, 0.9)
+    ),
     (RIQN, {"quantile_layer": "inner", "target_samples": 3}, ("quantile_layer", "inner", "target_samples")),
     (RIQN, {"quantile_layer": "outer", "action_samples": 3}, ("quantile_layer", "outer", "action_samples")),
     (RIQN, {"quantile_layer": "outer", "risk": "cvar"}, ("risk is 'cvar'", "'outer'", "risk to neutral")),
@@ -202,6 +207,9 @@ USEFUL = [
     (RIQN, {"memory": "none", "sequence_length": 1, "prioritized": True, "stack": 4, "n_step": 3}),
     (RIQN, {"start_state": "zero+burn_in", "quantile_layer": "outer", "sequences": "within"}),
     (RIQN, {"risk": "cvar", "risk_level": 1.0, "refresh": 0.5}),
+    (RIQN, {"epsilon_floor": 0.4, "num_envs": 1}),
+    ("r2d2", {"epsilon_start": 0.0, "epsilon_final": 0.0}),
+    (RIQN, {"epsilon_floor": 0.4, "epsilon_final": 0.5}),
 ]
 
 

@@ -175,3 +175,30 @@ def test_resize_and_gray_on_pictures():
     red, green, blue = np.moveaxis(picture.astype(float), 1, 0)
     np.testing.assert_allclose(shade[:, 0], 0.299 * red + 0.587 * green + 0.114 * blue, atol=0.51)
     assert resize(picture.astype(np.float32), 5, 5).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "sentence"),
+    [
+        ((20, 20, 3), {"grayscale": False}, "env.grayscale is False.*env.resize is 0.*; set env.resize or leave"),
+        ((20, 20), {"grayscale": False, "resize": 9}, "env.grayscale is False.*no image has three colors"),
+        ((20, 20, 1), {"grayscale": False, "resize": 9}, "env.grayscale is False.*no image has three colors"),
+    ],
+)
+def test_options_that_change_no_image_are_refused(shape, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Door(spaces.Box(0, 255, shape, np.uint8), EnvOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "idle"),
+    [
+        (spaces.Box(0, 255, (20, 20, 3), np.uint8), {"resize": 9, "grayscale": False}, {"drop"}),
+        (spaces.Box(0, 255, (3, 20, 20), np.uint8), {"resize": 9, "grayscale": False}, {"drop"}),
+        (spaces.Box(0, 255, (20, 20, 3), np.uint8), {}, {"grayscale", "drop"}),
+        (spaces.Box(0, 255, (20, 20), np.uint8), {"resize": 9}, {"grayscale", "drop"}),
+        (spaces.Dict(a=spaces.Discrete(3), b=spaces.Discrete(2)), {"drop": "a"}, {"grayscale", "resize"}),
+    ],
+)
+def test_which_options_have_no_effect(space, options, idle):
+    assert Door(space, EnvOptions(**options)).idle == idle

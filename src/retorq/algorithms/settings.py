@@ -79,6 +79,8 @@ class Settings(Basic):
             "rescale_epsilon rescales unclipped rewards, but clip_rewards is "
             f"{self.clip_rewards!r}; set clip_rewards to none or rescale_epsilon to 0.",
         )
+        if isinstance(self, LadderEpsilon):
+            sensible_ladder(self, self.num_envs)
         if isinstance(self, Munchausen):
             sensible_munchausen(self)
         if isinstance(self, Support):
@@ -127,12 +129,16 @@ class LadderEpsilon:
                 warmup=warmup,
                 uniform_steps=self.epsilon_steps,
             ), ()
-        # The last rung of a ladder: what an agent alone should come down to.
-        final = max(self.epsilon_floor, min(self.epsilon_final, 0.01))
+        final = self.final_alone
         note = (
             f"one environment has no epsilon ladder: epsilon falls linearly from 1 to {final:g} in a tenth of the run"
         )
         return Linear(columns=1, final=final, warmup=warmup), (note,)
+
+    @property
+    def final_alone(self) -> float:
+        """The last rung of a ladder: what an agent with one environment comes down to."""
+        return max(self.epsilon_floor, min(self.epsilon_final, 0.01))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +308,16 @@ class Recurrent(Settings):
             f"state_period is {self.state_period}, longer than sequence_length {self.sequence_length}, so rows between "
             "would never be trained; give at most the sequence length.",
         )
+
+
+def sensible_ladder(config: LadderEpsilon, num_envs: int) -> None:
+    """Refuse a floor that no rung of the ladder is above."""
+    floor, start, final = config.epsilon_floor, config.epsilon_start, config.epsilon_final
+    refuse(
+        num_envs > 1 and floor > 0 and floor >= max(start, final),
+        f"epsilon_floor is {floor:g}, but epsilon_start is {start:g} and epsilon_final {final:g}, so every environment "
+        "would have the floor and no ladder; set epsilon_floor below one of them.",
+    )
 
 
 def sensible_munchausen(config: Munchausen) -> None:

@@ -28,9 +28,17 @@ def unused(config: Basic, spec: EnvSpec, *, pool: str = "local") -> dict[str, st
             add(why, f"set start_state to {_burnt(config.start_state)}", burn_in=0)
         if config.draw == "walk":
             add("start_state is 'whole', which walks whole games", "set start_state to zero or stored", sequences=None)
+        if config.prioritized and config.sequence_length == 1:
+            why = "sequence_length is 1, and the largest of one error is their mean"
+            longer = (
+                "set " + ("memory to lstm and " if config.memory == "none" else "") + "sequence_length to 2 or more"
+            )
+            add(why, longer, priority_eta=None)
     if isinstance(config, LadderEpsilon) and config.num_envs == 1:
         why = "num_envs is 1, which has no ladder of epsilons"
         add(why, "set num_envs to 2 or more", **dict.fromkeys(OF_LADDERS))
+        why = f"num_envs is 1, whose epsilon falls to {config.final_alone:g}"
+        add(why, "set num_envs to 2 or more", epsilon_final=config.final_alone)
     elif isinstance(config, LinearEpsilon | LadderEpsilon) and config.epsilon_start == config.epsilon_final:
         why = f"epsilon_start and epsilon_final are both {config.epsilon_final:g}, so nothing comes down"
         name = "epsilon_fraction" if isinstance(config, LadderEpsilon) else "epsilon_steps"

@@ -8,7 +8,7 @@ import numpy as np
 
 from retorq.envs.guard import check_flag, check_reward
 from retorq.envs.gymnasium_ids import build, step_limit
-from retorq.envs.options import GYM_FIELDS, EnvOptions
+from retorq.envs.options import VECTOR_FIELDS, EnvOptions
 from retorq.envs.spaces import Actions, Door
 from retorq.types import EnvSpec, Tree, UserError
 
@@ -26,7 +26,7 @@ class Cell:
             actions=self._actions.count,
             continuous=self._actions.continuous,
             max_steps=step_limit(self._env),
-            settings=options.settings(GYM_FIELDS),
+            settings=options.settings(VECTOR_FIELDS - {"vector"} - self._door.idle),
             action_names=_action_names(self._env, self._actions.count),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -181,7 +181,8 @@ class InProcess:
     def __init__(self, env: str, *, columns: int, options: EnvOptions, render: bool = False) -> None:
         self._make = lambda: Cell(env, options, render=render)
         self._cells = [self._make() for _ in range(columns)]
-        self.spec = self._cells[0].spec
+        spec = self._cells[0].spec
+        self.spec = replace(spec, settings={**spec.settings, "workers": "0"})
         self.arrays = empty_arrays(self.spec, columns)
 
     def exchange(self, commands: Mapping[int, Command]) -> dict[int, Answer | Fault]:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -54,7 +54,8 @@ class Processes:
             specs = [self._greet(column) for column in range(columns)]
             if any(spec != specs[0] for spec in specs):
                 raise UserError(f"{env} made environments with different spaces; all columns must be of one kind.")
-            self.spec = specs[0]
+            how = {"workers": "each", "step_time_limit": options.step_time_limit}
+            self.spec = replace(specs[0], settings={**specs[0].settings, **how})
             self._share()
         except BaseException:
             self.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,8 @@ class Door:
 
     Images are Boxes with three axes (the shorter of the first and the last one holds the channels) or with two (gray)
     if they are 8-bit or at least 8 by 8; bool images become 0 and 255. Other Boxes are flattened to float32 vectors,
-    one-axis bool Boxes and MultiBinary to int8. Raises ``UserError`` for a space that is none of these.
+    one-axis bool Boxes and MultiBinary to int8. Raises ``UserError`` for a space that is none of these, and for options
+    that change none of its images. ``idle`` names the options that have no effect here.
     """
 
     def __init__(self, space: spaces.Space[Any], options: EnvOptions) -> None:
@@ -45,6 +46,9 @@ class Door:
             raise UserError("the observation has no part left; drop fewer keys, or add one in the environment.")
         self._parts = {name: _part(name, part, options) for name, part in parts.items()}
         self.leaves = {name: part.leaf for name, part in self._parts.items()}
+        idle = _idle([part.space for part in self._parts.values() if part.leaf.kind == "image"], options)
+        options.refuse_idle(idle)
+        self.idle = frozenset(idle if self._is_dict else {*idle, "drop"})
 
     def __call__(self, observation: Any, columns: int | None = None) -> Tree:
         """Checked and converted leaves; with ``columns`` every array has that leading axis.
@@ -64,6 +68,23 @@ class Door:
             value = observation[name] if self._is_dict else observation
             tree[name] = part.convert(_checked(name, value, part.space, lead))
         return tree
+
+
+def _idle(images: Sequence[spaces.Space[Any]], options: EnvOptions) -> dict[str, str]:
+    """Options that change none of these images, and why."""
+    if not images:
+        why = "no part of the observation is an image; choose another environment"
+        return {"resize": why, "grayscale": why}
+    if not options.resize:
+        return {"grayscale": "env.resize is 0, which leaves images as they are; set env.resize"}
+    if not any(_channels(space.shape or ()) == 3 for space in images):
+        return {"grayscale": "no image has three colors; choose another environment"}
+    return {}
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    """Of an image, whose shorter end holds them; 1 where it has two axes."""
+    return 1 if len(shape) == 2 else min(shape[0], shape[2])
 
 
 def _checked(name: str, value: Any, space: spaces.Space[Any], lead: tuple[int, ...]) -> np.ndarray:

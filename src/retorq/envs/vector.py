@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from retorq.envs.guard import FAULTS, check_actions, check_flag, check_reward
 from retorq.envs.gymnasium_ids import step_limit
-from retorq.envs.options import GYM_FIELDS, EnvOptions
+from retorq.envs.options import VECTOR_FIELDS, EnvOptions
 from retorq.envs.spaces import Actions, Door
 from retorq.types import Diverged, EnvSpec, Step, Tree, UserError
 
@@ -32,7 +32,11 @@ class GymVector:
             actions=self._actions.count,
             continuous=self._actions.continuous,
             max_steps=step_limit(env),
-            settings={**options.settings(GYM_FIELDS), "autoreset": self._mode.value},
+            settings={
+                **options.settings(VECTOR_FIELDS - self._door.idle),
+                "vector": True,  # also where the class is one, whatever the option says
+                "autoreset": self._mode.value,
+            },
         )
 
     def _see(self, observation: Any) -> Tree:
@@ -46,12 +50,20 @@ class GymVector:
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            return getattr(self._env, method)(*args, **kwargs)
+            answer = getattr(self._env, method)(*args, **kwargs)
         except FAULTS as error:
             raise Diverged(
                 f"the vector environment {self.spec.id} raised {type(error).__name__} in {method}: {error}; mend it, "
                 "then resume (single environments, with env.vector off, are restarted alone)."
             ) from error
+        wanted = {"reset": 2, "step": 5}[method]
+        if not (isinstance(answer, tuple) and len(answer) == wanted):
+            found = f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+            raise UserError(
+                f"the vector environment {self.spec.id} returned {found} from {method}; return {wanted} values, as "
+                "Gymnasium's do."
+            )
+        return answer
 
     def step(self, action: np.ndarray) -> Step:
         """One action per column, ``[B]`` or ``[B, A]``."""

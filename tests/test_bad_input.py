@@ -22,7 +22,7 @@ def train(path, what, *more, at=40, workers="0"):
         "sample_envs:Misbehaving",
         "--run",
         path,
-        *flags(num_envs=1, epsilon_final=0.1, epsilon_steps=None),
+        *flags(num_envs=1, epsilon_final=None, epsilon_steps=None),
     ]
     words += ["--env.kwargs", arguments, "--env.workers", workers, "--steps", "300", "--threads", "1", *more]
     return command(*words)

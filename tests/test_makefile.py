@@ -1,4 +1,4 @@
-"""`make train`: what it hands on, which ends are no failures, and that it waits for the program at a Ctrl-C."""
+"""`make`: targets set up what they need, once; what `train` hands on, and that it waits for the program at a Ctrl-C."""
 
 import os
 import shutil
@@ -18,6 +18,16 @@ trap 'sleep 0.5; kill $!; echo saved; exit 75' INT
 if [ -n "$WAIT" ]; then sleep 20 & wait; fi
 exit ${CODE:-0}
 """
+# Stands for Python: writes down what it is asked for, copies itself into a new environment, and fails where told to.
+PYTHON = """\
+#!/bin/sh
+case "$1" in (-c) exit 0 ;; esac
+shift
+echo "$@" >> called
+[ "$1" = venv ] && mkdir -p "$2/bin" && cp "$0" "$2/bin/python" && cp "$0" "$2/bin/retorq"
+[ "$1" = pytest ] && echo "threads: $OMP_NUM_THREADS $MKL_NUM_THREADS"
+[ "$1" != "$FAILS" ]
+"""
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
@@ -36,12 +46,14 @@ def project(tmp_path):
     return tmp_path
 
 
-def make(project, *words, **variables):
+def make(project, *words, target="train", **variables):
     plain = {
-        name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "RETORQ_AGAIN"
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MAKE") and not name.endswith("_NUM_THREADS") and name != "RETORQ_AGAIN"
     }
     return subprocess.Popen(
-        ["make", "train", *words],
+        ["make", target, *words],
         cwd=project,
         env=plain | variables,
         text=True,
@@ -50,6 +62,68 @@ def make(project, *words, **variables):
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """What was just cloned, on a machine with a Python that only writes down what it is asked for."""
+    shutil.copy(MAKEFILE, tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def done(clone, target, *words, **variables):
+    """Run make; whether it succeeded, what it printed, and what Python was asked for."""
+    (clone / "called").write_text("")
+    program = make(clone, "PYTHON=./python", *words, target=target, **variables)
+    out, _ = program.communicate(timeout=60)
+    return program.returncode == 0, out, (clone / "called").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("target", "extras", "last"),
+    [
+        ("test", "all,dev", "pytest -q tests/ops -x"),
+        ("slow", "all,dev", "pytest -q -m slow tests/ops -x"),
+        ("train", "atari,video,log", "ALE/Pong-v5 --agent recurrent_iqn --preset laptop --run runs/pong tests/ops -x"),
+    ],
+)
+def test_a_target_sets_itself_up_once_and_again_when_the_versions_change(clone, target, extras, last):
+    words = ("ARGS=tests/ops -x",)
+    good, out, (venv, install, *rest) = done(clone, target, *words)
+    assert good
+    assert venv == "venv .venv"
+    assert install.startswith("pip install ")
+    assert install.endswith(f"--constraint constraints.txt --editable .[{extras}]")
+    assert rest == [last]
+    assert ("threads: 1 1" in out.splitlines()) is (target != "train")
+    assert done(clone, target, *words)[2] == [last]
+    later = (clone / ".venv" / ".made").stat().st_mtime + 100
+    for name in ("pyproject.toml", "constraints.txt"):
+        os.utime(clone / name, (later, later))
+        assert done(clone, target, *words)[2] == [install, last]
+        for ready in (clone / ".venv").glob(".ready-*"):
+            os.utime(ready, (later, later))
+        later += 100
+
+
+def test_what_is_set_up_for_tests_serves_training_too(clone):
+    assert done(clone, "test")[0]
+    assert [line.split()[0] for line in done(clone, "train")[2]] == ["ALE/Pong-v5"]
+
+
+def test_an_installation_that_failed_is_done_again(clone):
+    good, _, called = done(clone, "test", FAILS="pip")
+    assert not good
+    assert [line.split()[0] for line in called] == ["venv", "pip"]
+    assert [line.split()[0] for line in done(clone, "test")[2]] == ["pip", "pytest"]
+
+
+def test_failing_tests_fail(clone):
+    assert not done(clone, "test", FAILS="pytest")[0]
 
 
 @pytest.mark.parametrize(

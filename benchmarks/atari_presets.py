@@ -83,13 +83,13 @@ def run(
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("agents", nargs="*", choices=[[], *algorithms.AGENTS], help="default: all")
+    parser.add_argument("agents", nargs="*", choices=[[], *algorithms.DISCRETE], help="default: all")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=0)
     asked = parser.parse_args()
-    for agent in asked.agents or algorithms.AGENTS:
+    for agent in asked.agents or algorithms.DISCRETE:
         row = run(agent, asked.steps, threads=asked.threads)
-        put(OUT, [row], key=["agent"], order={"agent": algorithms.AGENTS})
+        put(OUT, [row], key=["agent"], order={"agent": algorithms.DISCRETE})
         print(row, flush=True)
 
 

@@ -192,6 +192,7 @@ def test_default_presets():
     assert api.default_preset(large, "cpu") == "laptop"
     assert api.default_preset(spec(Leaf(kind="image", shape=(1, 10, 10), dtype="uint8")), "cuda") == "toy"
     assert api.default_preset(spec(Leaf(kind="vector", shape=(4,), dtype="float32")), "cpu") == "toy"
+    assert api.default_preset(replace(large, continuous=True), "cuda") == "toy"
 
 
 def test_an_observation_of_another_kind_is_refused(trained):

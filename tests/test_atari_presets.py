@@ -19,7 +19,7 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("agent", algorithms.AGENTS)
+@pytest.mark.parametrize("agent", algorithms.DISCRETE)
 def test_published_configurations_run(agent: str) -> None:
     steps = 900 if agent == "drqn" else 300  # it learns from whole games only
     row = atari_presets.run(agent, steps, threads=1, episodes=1, cap=1_000, **(TINY | MORE.get(agent, {})))
@@ -29,7 +29,7 @@ def test_published_configurations_run(agent: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", algorithms.AGENTS)
+@pytest.mark.parametrize("agent", algorithms.DISCRETE)
 def test_published_configurations_run_for_100k_steps(agent: str) -> None:
     row = atari_presets.run(agent, 100_000)
     assert row["steps"] >= 100_000

@@ -78,20 +78,39 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("agent", algorithms.AGENTS)
 def test_the_published_configuration_is_the_default(agent: str) -> None:
-    """A page shows the value of each field that was published; --preset atari must be the same; it names the others."""
+    """A page shows each value that was published, and the first preset has the same; it names all other fields."""
     page = ROOT / "docs" / "algorithms" / f"{agent}.md"
-    config = algorithms.load(agent).atari()
+    config = next(iter(algorithms.load(agent).PRESETS.values()))()
     rows = [row for row in table(page, "setting") if row["field"]]
     shown = [(name.strip("` "), row["value"]) for row in rows for name in row["field"].split(",")]
     words: dict[str, object] = {"on": True, "off": False, "as N": None}
     for name, text in shown:
         value = getattr(config, name)
+        value = " ".join(map(str, value)) if isinstance(value, tuple) else value
         number = isinstance(value, int | float) and not isinstance(value, bool)
         assert (float(text.replace(",", "")) if number else words.get(text, text)) == value, name
     others = re.search(r"^Fields without a published value: (.*?)\n\n", page.read_text(), re.DOTALL | re.MULTILINE)
     assert others is not None
     named = re.findall(r"`(\w+)`", others[1])
     assert sorted([name for name, _ in shown] + named) == sorted(field.name for field in fields(config))
+
+
+def test_a_published_run_is_as_long_as_its_page_says() -> None:
+    """Without ``--steps``, or the page names the flag that makes it so; some pages count other things than steps."""
+    shown = {
+        agent: (int(row["value"].replace(",", "")), row["remark"])
+        for agent in algorithms.AGENTS
+        for row in table(ROOT / "docs" / "algorithms" / f"{agent}.md", "setting")
+        if row["setting"] == "steps"
+    }
+    assert {"recurrent_iqn", "dqn", "rainbow", "drqn"} < set(shown)
+    for agent, (steps, remark) in shown.items():
+        assert steps == api.STEPS["atari"] or f"`--steps {steps}`" in remark, agent
+
+
+def test_the_page_of_all_agents_says_how_long_a_run_of_each_preset_is() -> None:
+    rows = table(ROOT / "docs" / "algorithms" / "README.md", "preset")
+    assert {row["preset"].strip("`"): int(row["steps"].replace(",", "")) for row in rows} == api.STEPS
 
 
 def test_the_index_names_every_agent() -> None:

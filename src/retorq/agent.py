@@ -48,8 +48,9 @@ class Agent:
     trained (0: none); ``discrepancy_period`` is in updates: how often what stale states do to the values is measured
     (``losses.discrepancy``; 0: never). ``tell_values``: actors write down their values, for first priorities;
     ``trim_period`` is in updates: how often the replay is cut back to its capacity (0: it never holds more);
-    ``bundles``: how it is divided, where several learners share its weights. ``notes``
-    are sentences about choices made by themselves, printed when a run starts.
+    ``bundles``: how it is divided, where several learners share its weights; ``surplus`` is the share of its capacity
+    that it has memory for beyond it. ``notes`` are sentences about choices made by themselves, printed when a run
+    starts.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Agent:
     tell_values: bool = False
     trim_period: int = 0
     bundles: Bundles | None = None
+    surplus: float = 0.0
     notes: tuple[str, ...] = ()
 
     def actor(

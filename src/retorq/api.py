@@ -36,7 +36,7 @@ from retorq.types import EnvSpec, Refused, UserError
 
 SAME = ("pool", "actors", "replay_shards")
 """How a run is divided over processes, which a resume cannot change."""
-STEPS = {"atari": 50_000_000, "laptop": 750_000, "minatar": 200_000, "toy": 20_000}
+STEPS = {"atari": 50_000_000, "published": 10_000_000, "laptop": 750_000, "minatar": 200_000, "toy": 20_000}
 """Agent steps of a run where none are given, by preset."""
 
 
@@ -58,6 +58,7 @@ def compose(
     module = algorithms.load(agent)
     spec = describe(env, options)
     preset = preset or default_preset(spec, device)
+    algorithms.require_actions(agent, spec)
     base = algorithms.preset(agent, preset)
     if isinstance(config, Mapping):
         known = {field.name for field in fields(base)}
@@ -80,6 +81,8 @@ def idle(task: Task, run: RunOptions, asked: Collection[str]) -> list[str]:
 
 def default_preset(spec: EnvSpec, device: str) -> str:
     """``minatar`` for MinAtar; for images of 36 pixels and more ``atari`` (GPU) or ``laptop`` (CPU); else ``toy``."""
+    if spec.continuous:
+        return "toy"
     if spec.id.startswith("MinAtar/"):
         return "minatar"
     images = [leaf for leaf in spec.observation.values() if leaf.kind == "image"]

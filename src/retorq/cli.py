@@ -1,4 +1,4 @@
-"""The command line: ``retorq train | resume | eval | report | bench | study | list | doctor``.
+"""The command line: ``retorq train | resume | eval | report | bench | study | cluster | list | doctor``.
 
 Only the chosen command's modules are imported, so that ``retorq --help`` does not wait for torch; and nothing at all is
 imported before ``main`` watches for Ctrl-C, since what comes next takes seconds.
@@ -28,6 +28,7 @@ commands
   report RUN... one self-contained page: curves, scores, settings, video
   bench WHAT    measure this machine: learner, acting, end-to-end, replay, memory, unroll
   study NAME    variants of agents on small tasks, several seeds, with statistics
+  cluster WHAT  head or worker: several hosts for one run (docs/scaling.md)
   list WHAT     agents, envs, protocols or studies
   doctor [ENV]  look at this installation, or try an environment
 
@@ -39,7 +40,7 @@ saved, or twice
 """
 
 INTERRUPTED, INTERRUPTED_BY = 130, "interrupted by Ctrl-C"
-COMMANDS = ("train", "resume", "eval", "report", "bench", "study", "list", "doctor")
+COMMANDS = ("train", "resume", "eval", "report", "bench", "study", "cluster", "list", "doctor")
 SLOW = {"train": "preparing to train", "resume": "preparing to go on", "eval": "loading the agent"}
 """What is said at once of commands that are silent for seconds otherwise."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -29,6 +30,18 @@ class Loss(Protocol):
         """Loss, error and mask ``[T, B]``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """Parameters, named by how their names begin, that are learned at a rate of their own.
+
+    ``clip``: every element of their gradients is cut to ``[-clip, clip]``; None: none.
+    """
+
+    prefix: str
+    learning_rate: float
+    clip: float | None = None
+
+
 class Learner:
     """Loss, mask, weights, backward, clip, step and target copy, in this one place.
 
@@ -39,7 +52,8 @@ class Learner:
         optimizer_epsilon: The optimizer's epsilon: Adam's and AdaGrad's beside the root, RMSProp's inside it.
         optimizer: ``"adam"``; ``"rmsprop"``: centered, as Nature DQN's; or ``"adagrad"`` (``retorq.optimizers``).
         anneal: Decay the learning rate linearly to 0 over the run.
-        clip_gradient: Global L2 norm to clip gradients to.
+        clip_gradient: Global L2 norm to clip gradients to; infinite: none.
+        apart: Parameters with a learning rate of their own, if any.
         target_period: Updates between hard copies into the target.
         time_reduction: ``"mean"`` over all unmasked rows, or ``"sum"`` over time and mean over windows (R2D2).
         precision: ``"bf16"`` runs matrix products in bfloat16; values, losses, targets and weights stay float32.
@@ -58,6 +72,7 @@ class Learner:
         optimizer: Rule = "adam",
         anneal: bool = False,
         clip_gradient: float = 40.0,
+        apart: Apart | None = None,
         target_period: int = 125,
         time_reduction: Literal["mean", "sum"] = "mean",
         precision: Precision = "fp32",
@@ -73,9 +88,9 @@ class Learner:
         self.precision = precision
         self.generator = torch.Generator(self.device).manual_seed(seed)
         on_gpu = self.device.type == "cuda"
-        self.optimizer = made_optimizer(
-            optimizer, self.online.parameters(), learning_rate, optimizer_epsilon, self.device
-        )
+        self.apart = apart
+        groups = _groups(self.online, learning_rate, apart)
+        self.optimizer = made_optimizer(optimizer, groups, optimizer_epsilon, self.device)
         self.updates = 0
         self.skipped_in_a_row = torch.zeros((), device=self.device)
         if cuda_graph and not on_gpu:
@@ -93,12 +108,16 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.loss(self.online, self.target, batch, self.generator)
         weighted = output.loss.float() * output.mask * batch.weight
+        if output.unweighted is not None:
+            weighted = weighted + output.unweighted.float() * output.mask
         if self.time_reduction == "sum":
             total = weighted.sum(0).mean()
         else:
             total = weighted.sum() / output.mask.sum().clamp(min=1)
         total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
+        if self.apart is not None and self.apart.clip is not None:  # after the norm, which must see what is not finite
+            torch.nn.utils.clip_grad_value_(self.optimizer.param_groups[-1]["params"], self.apart.clip)
         bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
         metrics = {"loss": total.detach(), "gradient_norm": norm}
         carried = {f"{STATE}{name}": value for name, value in output.state.items()}
@@ -129,7 +148,7 @@ class Learner:
         self.updates += 1
         if self.updates % self.target_period == 0:
             self.sync_target()
-        return apart(metrics)
+        return unpacked(metrics)
 
     def _replayed(self, batch: Batch) -> dict[str, Tensor]:
         """The step as a CUDA graph, recorded at the first batch."""
@@ -162,9 +181,10 @@ class Learner:
         return self.learning_rate * (max(0.0, 1.0 - progress) if self.anneal else 1.0)
 
     def set_learning_rate(self, progress: float) -> None:
-        """Hand it to the optimizer."""
-        rate = self.rate(progress)
+        """Hand it to the optimizer, to each of its groups."""
+        share = max(0.0, 1.0 - progress) if self.anneal else 1.0
         for group in self.optimizer.param_groups:
+            rate = group["rate"] * share
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -203,23 +223,40 @@ class Learner:
         self.updates = int(numbers["updates"])
 
 
-def apart(told: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor], Tree]:
+def unpacked(told: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor], Tree]:
     """What a step tells, as error, mask, metrics and carried states."""
     state = {name.removeprefix(STATE): told.pop(name) for name in [*told] if name.startswith(STATE)}
     return told.pop("error"), told.pop("mask"), told, state
 
 
+def _groups(network: Network, rate: float, apart: Apart | None) -> list[dict[str, Any]]:
+    """The optimizer's groups of parameters, those apart last; ``rate`` is a group's learning rate at progress 0."""
+    if apart is None:
+        return [{"params": list(network.parameters()), "rate": rate}]
+    of: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
+    for name, parameter in network.named_parameters():
+        of[name.startswith(apart.prefix)].append(parameter)
+    if not (of[True] and of[False]):
+        raise ValueError(f"prefix is {apart.prefix!r}, with which all parameters begin or none: give a part of them")
+    return [{"params": of[False], "rate": rate}, {"params": of[True], "rate": apart.learning_rate}]
+
+
 def made_optimizer(
-    name: Rule, parameters: Iterable[Tensor], rate: float, epsilon: float, device: torch.device
+    name: Rule, groups: list[dict[str, Any]], epsilon: float, device: torch.device
 ) -> torch.optim.Optimizer:
-    """An optimizer by its name. On a GPU the learning rate is a tensor, so that a recorded step sees it change."""
+    """An optimizer by its name, of groups of ``params`` with a ``rate`` each.
+
+    On a GPU learning rates are tensors, so that a recorded step sees them change.
+    """
     on_gpu = device.type == "cuda"
-    lr = torch.tensor(rate, device=device) if on_gpu else rate
+    for group in groups:
+        group["lr"] = torch.tensor(group["rate"], device=device) if on_gpu else group["rate"]
+    rate = groups[0]["lr"]
     if name == "rmsprop":
-        return CenteredRMSProp(parameters, lr, eps=epsilon)
+        return CenteredRMSProp(groups, rate, eps=epsilon)
     if name == "adagrad":
-        return AdaGrad(parameters, lr, eps=epsilon)
-    return torch.optim.Adam(parameters, lr=lr, eps=epsilon, fused=True, capturable=on_gpu)
+        return AdaGrad(groups, rate, eps=epsilon)
+    return torch.optim.Adam(groups, lr=rate, eps=epsilon, fused=True, capturable=on_gpu)
 
 
 def seeds(seed: int, count: int) -> list[int]:

@@ -28,14 +28,14 @@ class PlayerState:
     """
 
     memory: Tree
-    action: int = 0
+    action: int | np.ndarray = 0
     elapsed: int = 0
     first: bool = True
     stacks: Tree = field(default_factory=dict)
 
     def after(self, memory: Tree) -> PlayerState:
         """The state once a row has been seen; its action is not chosen yet."""
-        return replace(self, memory=memory, action=0, elapsed=self.elapsed + 1, first=False)
+        return replace(self, memory=memory, action=0 * self.action, elapsed=self.elapsed + 1, first=False)
 
 
 class Player:
@@ -49,8 +49,10 @@ class Player:
 
     def act(
         self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
-    ) -> tuple[int, PlayerState]:
+    ) -> tuple[int | np.ndarray, PlayerState]:
         """The greedy action for one observation, and the state to hand in with the next.
+
+        A continuous one is float32 ``[A]`` in [-1, 1], as the environment's door takes it.
 
         Args:
             observation: One observation as the environment's door gives it: a dict of arrays, or the array itself
@@ -58,6 +60,13 @@ class Player:
             state: None at the start of a game, else what the last call returned.
             reward: The raw reward that followed the last action.
         """
+        action: int | np.ndarray
+        if self.agent.spec.continuous:
+            row, state = self._row(observation, state, reward)
+            with torch.inference_mode():
+                features, memory = self.network.unroll(row, state.memory)
+                action = self.network.policy(features)[0, 0].cpu().numpy()
+            return action, replace(state.after(memory), action=action)
         values, state = self.values(observation, state, reward=reward)
         action = int(values.argmax())
         return action, replace(state, action=action)
@@ -65,7 +74,10 @@ class Player:
     def values(
         self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
     ) -> tuple[np.ndarray, PlayerState]:
-        """Value of each action ``[A]`` (the mean, under the agent's risk if any), and the state after seeing this."""
+        """Value of each action ``[A]`` (the mean, under the agent's risk if any), and the state after seeing this.
+
+        Where actions are continuous, the value of the one that the policy would do, ``[1]``.
+        """
         row, state = self._row(observation, state, reward)
         with torch.inference_mode(), evaluation.without_noise(self.network):
             features, memory = self.network.unroll(row, state.memory, self._generator)
@@ -92,7 +104,8 @@ class Player:
 
     def _row(self, observation: Any, state: PlayerState | None, reward: float) -> tuple[Inputs, PlayerState]:
         """One observation as the network's input ``[1, 1, ...]``, and the state before it with its images."""
-        state = state or PlayerState(memory=self.network.initial_state(1, self.device))
+        nothing = self.agent.spec.no_action()
+        state = state or PlayerState(memory=self.network.initial_state(1, self.device), action=nothing)
         named = (
             observation if isinstance(observation, Mapping) else {next(iter(self.agent.spec.observation)): observation}
         )
@@ -123,7 +136,7 @@ class Player:
 
     def _require_same_spaces(self, other: EnvSpec) -> None:
         mine = self.agent.spec
-        if (dict(other.observation), other.actions) != (dict(mine.observation), mine.actions):
+        if any(getattr(other, name) != getattr(mine, name) for name in ("observation", "actions", "continuous")):
             raise UserError(
                 f"env is {other.id!r}, whose observations or actions are not those of {mine.id!r}; evaluate on an "
                 "environment like the one trained on."

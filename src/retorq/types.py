@@ -64,9 +64,10 @@ class Leaf:
 class EnvSpec:
     """What an agent must know of an environment, and what a run must store of it.
 
-    ``observation`` maps names to leaves (a plain, non-Dict observation has the one name ``"obs"``). ``max_steps`` is
-    the episode cap in agent steps (``None``: no cap known). ``frames_per_step`` is emulator frames per agent step.
-    ``settings`` holds every preprocessing option, printed at start and stored with the run.
+    ``observation`` maps names to leaves (a plain, non-Dict observation has the one name ``"obs"``). ``actions`` is how
+    many there are to choose among; or, where they are ``continuous``, how many numbers in [-1, 1] one consists of.
+    ``max_steps`` is the episode cap in agent steps (``None``: no cap known). ``frames_per_step`` is emulator frames per
+    agent step. ``settings`` holds every preprocessing option, printed at start and stored with the run.
     """
 
     id: str
@@ -76,6 +77,11 @@ class EnvSpec:
     frames_per_step: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     action_names: tuple[str, ...] = ()
+    continuous: bool = False
+
+    def no_action(self, *lead: int) -> np.ndarray:
+        """What stands where nothing was done: int64 zeros ``[*lead]``, or float32 ``[*lead, actions]``."""
+        return np.zeros((*lead, self.actions), np.float32) if self.continuous else np.zeros(lead, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,7 @@ class VectorEnv(Protocol):
         """Start a new game in every column; returns observations ``[B, ...]``."""
 
     def step(self, action: np.ndarray) -> Step:
-        """Do one action ``[B]`` (int64) in every column."""
+        """Do one action in every column: ``[B]`` int64, or ``[B, A]`` float32 in [-1, 1] where they are continuous."""
 
     def close(self) -> None:
         """Free processes and memory; safe to call twice."""
@@ -147,6 +153,7 @@ class Trajectory:
     The stream of a column holds *every* observation, the final one of a game included. On that final row ``last`` is
     true, its action is ignored and its loss is masked; the next state of any other row is simply the next row.
     ``reward`` is raw. ``terminated`` sets the row's discount to zero (a lost life too); ``truncated`` is only told.
+    Continuous actions are ``[T, B, A]``.
     """
 
     inputs: Inputs
@@ -207,6 +214,7 @@ class Batch:
 class LossOutput:
     """A loss before any reduction: ``loss``, ``error`` (for priorities) and ``mask``, each ``[T, B]``.
 
+    ``unweighted [T, B]``, if any, is added to the loss without importance weights: a policy's, beside its critic's.
     ``state`` holds the recurrent states after the learned rows where they are carried into the next window:
     ``NAME`` of the online and ``target.NAME`` of the target network, ``[B, ...]``, without gradient.
     """
@@ -216,6 +224,7 @@ class LossOutput:
     mask: Array
     metrics: Mapping[str, Array] = field(default_factory=dict)
     state: Tree = field(default_factory=dict)
+    unweighted: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tests.small import Rule
 
@@ -16,24 +18,32 @@ from retorq.envs.vector import GymVector
 class Weighted(Rule):
     """A rule with one weight, which is the version it was published as."""
 
-    def __init__(self, actions: int = 5) -> None:
+    def __init__(self, actions: int = 5, size: int = 3) -> None:
         super().__init__(actions)
-        self.weight = torch.nn.Parameter(torch.zeros(3))
+        self.weight = torch.nn.Parameter(torch.zeros(size))
         self.register_buffer("constant", torch.ones(2, dtype=torch.float64))
 
     def unroll(self, inputs, state, generator=None):
-        assert len(set(self.weight.tolist())) == 1, "weights of two versions"
+        assert self.weight.min() == self.weight.max(), "weights of two versions"
         return super().unroll(inputs, state, generator)
 
 
 class Failing(GymVector):
-    """Does ``what`` at its ``at``-th step, if no process has done so before (``marker`` tells)."""
+    """Does ``what`` at its ``at``-th step, if no process has done so before (``marker`` tells).
+
+    ``slow`` takes its time at every step; ``wait`` waits at that step until somebody makes the marker.
+    """
 
     what, at, marker, done = "", 0, "", 0
 
     def step(self, action):
         self.done += 1
-        if self.what and self.done == self.at and not Path(self.marker).exists():
+        if self.what == "slow":
+            time.sleep(0.05)
+        elif self.what == "wait":
+            while self.done == self.at and not Path(self.marker).exists():
+                time.sleep(0.01)
+        elif self.what and self.done == self.at and not Path(self.marker).exists():
             Path(self.marker).touch()
             if self.what == "hang":
                 time.sleep(1000)
@@ -43,8 +53,28 @@ class Failing(GymVector):
         return super().step(action)
 
 
+@dataclass(frozen=True)
+class Until:
+    """Acts at random until the run has done so many steps, and greedily from then on."""
+
+    columns: int
+    steps: int
+
+    def epsilon(self, step, total):
+        return np.full(self.columns, float(step < self.steps))
+
+
 def counting(
-    *, columns: int, first: int, seed: int, mode: str = "NextStep", what: str = "", at: int = 0, marker: str = ""
+    *,
+    columns: int,
+    first: int,
+    seed: int,
+    mode: str = "NextStep",
+    what: str = "",
+    at: int = 0,
+    marker: str = "",
+    size: int = 3,
+    until: int = 0,
 ) -> Actor:
     """An actor on environments that say which game and which step they show."""
     from sample_envs import CountingVector
@@ -52,7 +82,8 @@ def counting(
     vector = CountingVector(columns, mode, starts=range(first, first + columns))
     env = Failing(vector, name="counting", seed=seed, options=EnvOptions())
     env.what, env.at, env.marker = what, at, marker
-    return Actor(env, Weighted(), Fixed(columns=4, value=0.5), total=10_000, seed=seed)
+    explore = Until(4, until) if until else Fixed(columns=4, value=0.5)
+    return Actor(env, Weighted(size=size), explore, total=10_000, seed=seed)
 
 
 def unfit(*, columns: int, seed: int) -> Actor:
@@ -60,3 +91,30 @@ def unfit(*, columns: int, seed: int) -> Actor:
     from retorq.types import UserError
 
     raise UserError("game is 'chess'; give another.")
+
+
+TURN = 200
+"""Step of the run at which ``until`` is tested."""
+
+
+def check_clock(pool):
+    """Before ``TURN`` steps of the run actions are random, and soon after none is: exploration goes by its clock.
+
+    Soon: four messages of 10 rows of each of two actors may have been begun before. An actor's own clock is slower.
+    """
+    random, greedy = [], []
+    while pool.steps < 3 * TURN:
+        before = pool.steps
+        for _, rows in pool.receive():
+            for t in range(rows.rows):
+                inputs = rows.inputs.map(lambda a, t=t: torch.from_numpy(np.array(a[t : t + 1])))
+                count = rows.extras["state.count"][t].float()
+                chosen = Weighted().unroll(inputs, {"count": count})[0][0].numpy()
+                same = (chosen == rows.action[t])[~rows.last[t]]
+                if before > TURN + 80:
+                    greedy += same.tolist()
+                elif pool.steps < TURN:
+                    random += same.tolist()
+    assert sum(random) < 0.5 * len(random)  # one in five by chance
+    assert len(greedy) > TURN
+    assert all(greedy)

@@ -1,9 +1,9 @@
-"""Ray as retorq starts it: only this user, only this machine; and what is left when a process is killed."""
+"""Ray as retorq starts it on one host: only this user, only this host; and what is left when a process is killed."""
 
 import importlib.util
 import os
 import signal
-import stat
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from retorq.acting import cluster
-from retorq.types import Stopped, UserError
+from retorq.acting import cluster, ray_settings
+from retorq.acting.cluster import JoinedRay, address_of
+from retorq.types import UserError
 
 HERE = Path(__file__).parents[2]
 WITH_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray (extra dist) is not installed")
@@ -62,7 +63,7 @@ print({address.ip.removeprefix('::ffff:') for address in listening}, len(listeni
 print(8265 in {address.port for address in listening})
 print(os.environ['RAY_AUTH_MODE'], os.environ['RAY_USAGE_STATS_ENABLED'])
 pool.close()
-print(folder.exists(), 'RAY_AUTH_TOKEN_PATH' in os.environ)
+print(folder.exists(), [name for name in os.environ if name.startswith('RAY_')])
 pool = pools.on_ray(network); pool.publish(network, 1)
 while not all(version == 1 for version in pool.versions): pool.receive()
 pool.close()
@@ -74,63 +75,91 @@ print('again')
 def test_ray_is_closed_to_everybody_else():
     """Private files, loopback addresses, a token, no dashboard, no statistics; and nothing is left."""
     out, _ = program(SAFETY, "on_ray").communicate(timeout=120)
-    assert out.splitlines() == ["0o700 0o600", "{'127.0.0.1'} True", "False", "token 0", "False False", "again"]
+    assert out.splitlines() == ["0o700 0o600", "{'127.0.0.1'} True", "False", "token 0", "False []", "again"]
 
 
 HEADLESS = """
 import os, time, psutil
 from retorq.types import Stopped
-head = [p for p in psutil.Process().children(recursive=True) if 'gcs_server' in p.name()]
-for process in head: process.kill()
+def lost(process):
+    return process.name() in {names} or ({actor} and 'Hosted' in ' '.join(process.cmdline()))
+found = [process for process in psutil.Process().children(recursive=True) if lost(process)]
+for process in found: process.kill()
 begun = time.monotonic()
 try:
-    while time.monotonic() - begun < 50: pool.receive()
+    while time.monotonic() - begun < 50: {does}
 except Stopped as error:
-    print(len(head), time.monotonic() - begun < 30, error.exit_code, error, flush=True)
+    print(len(found), time.monotonic() - begun < 30, error.exit_code, error, flush=True)
 os._exit(0)
 """
+SAVED = "; what was learned was saved. Start the cluster and go on with the run."
+RECEIVES, PUBLISHES = "pool.receive()", "time.sleep(3.0); pool.publish(network, 1)"
 
 
 @WITH_RAY
-def test_a_lost_head_is_noticed_before_ray_ends_the_process():
-    out, _ = program(HEADLESS, "on_ray").communicate(timeout=150)
-    sentence = "Ray's head is gone; what was learned was saved. Start the cluster and go on with the run."
-    assert out.splitlines() == [f"1 True 75 {sentence}"]
+@pytest.mark.parametrize(
+    ("names", "actor", "does", "said"),
+    [
+        pytest.param(["gcs_server"], False, RECEIVES, "1 True 75 Ray's head is gone", marks=pytest.mark.slow),
+        (["gcs_server"], True, RECEIVES, "3 True 75 Ray's head is gone"),
+        pytest.param(["gcs_server"], False, PUBLISHES, "1 True 75 Ray's head is gone", marks=pytest.mark.slow),
+        (["gcs_server", "raylet"], False, RECEIVES, "2 True 75 Ray has ended on this host"),
+        pytest.param(["raylet"], False, PUBLISHES, "1 True 75 Ray has ended on this host", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_head_is_noticed_before_ray_ends_the_process(names, actor, does, said):
+    """Alone or together with its actors or the host's node, while rows are taken or weights are published."""
+    out, _ = program(HEADLESS.format(names=names, actor=actor, does=does), "on_ray").communicate(timeout=150)
+    assert out.splitlines() == [said + SAVED]
 
 
-def test_the_private_folder_is_private():
-    folder = cluster.private_folder()
-    try:
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        token = folder / "token"
-        assert stat.S_IMODE(token.stat().st_mode) == 0o600
-        assert len(token.read_text()) == 64
-        assert len(str(folder)) < 40
-    finally:
-        (folder / "token").unlink()
-        folder.rmdir()
+@pytest.mark.parametrize("address", ["nowhere", "10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:80", "10.0.0.1:99999", ""])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(UserError, match="give HOST:PORT, as `retorq cluster head` prints it"):
+        address_of(address)
 
 
-def test_a_missing_ray_is_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    for name, value in cluster.SAFE.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"pool is 'ray', but Ray is not installed; run: pip install 'retorq\[dist\]'"):
-        cluster.require_ray()
+def test_an_address():
+    assert address_of("10.0.0.1:6379") == ("10.0.0.1", 6379)
 
 
-def test_an_old_ray_and_one_imported_too_early_are_refused(monkeypatch):
-    class Old:
-        __version__ = "2.9.3"
+def test_a_cluster_without_a_head_is_refused_before_ray_waits_for_one(tmp_path, monkeypatch):
+    """And nothing of the program is changed."""
+    monkeypatch.setattr(ray_settings, "_token", "")
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("x" * 40)
+    before = dict(os.environ)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    with pytest.raises(
+        UserError, match=rf"cluster is '127.0.0.1:{port}', where no head answers; start it with: retorq"
+    ):
+        JoinedRay(f"127.0.0.1:{port}", token)
+    assert dict(os.environ) == before
 
-    monkeypatch.setitem(sys.modules, "ray", Old)
-    for name in cluster.SAFE:
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="imported before its safe settings"):
-        cluster.require_ray()
-    for name, value in cluster.SAFE.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"Ray is 2\.9\.3, .* install 2\.60 or newer"):
-        cluster.require_ray()
-    assert issubclass(Stopped, UserError)
-    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+class Fails:
+    """Ray, whose ``init`` raises what is told."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **arguments):
+        raise Exception(self.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Unauthenticated: wrong token", "cluster '10.0.0.1:6379' has another token; copy the head's token file"),
+        ("The current node timed out.\nmore", r"Ray did not start \(The current node timed out\); try again"),
+    ],
+)
+def test_what_ray_says_when_it_does_not_start_is_one_sentence(text, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        cluster._connect(Fails(text), address="10.0.0.1:6379")
+    assert "\n" not in str(caught.value)

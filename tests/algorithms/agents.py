@@ -11,7 +11,13 @@ FRAMES = EnvSpec(id="Frames-v0", observation={"obs": FRAME}, actions=6, max_step
 GRID = EnvSpec(id="Grid-v0", observation={"obs": Leaf(kind="image", shape=(4, 10, 10), dtype="bool")}, actions=6)
 VECTOR = EnvSpec(id="Numbers-v0", observation={"obs": Leaf(kind="vector", shape=(4,), dtype="float32")}, actions=2)
 
+REACH = EnvSpec(
+    id="Reach-v0", observation={"obs": replace(VECTOR.observation["obs"], shape=(5,))}, actions=2, continuous=True
+)
+
 SIZES = {
+    "critic_layers": (9, 8),
+    "policy_layers": (8, 7),
     "num_envs": 4,
     "memory_size": 8,
     "hidden_size": 8,
@@ -28,7 +34,13 @@ SIZES = {
 }
 MODULES = {name: algorithms.load(name) for name in algorithms.AGENTS}
 RECURRENT = [name for name, module in MODULES.items() if "memory" in {f.name for f in fields(module.Config)}]
-FEED_FORWARD = [name for name in MODULES if name not in RECURRENT]
+CONTINUOUS = [*algorithms.CONTINUOUS]
+FEED_FORWARD = [name for name in algorithms.DISCRETE if name not in RECURRENT]
+
+
+def spec_of(agent):
+    """An environment for the agent."""
+    return REACH if agent in CONTINUOUS else FRAMES
 
 
 def names(agent):
@@ -88,6 +100,6 @@ def picture(agent):
     for name in ("learner", "replay"):
         part = plain.pop(name)
         plain[name] = {k: v for k, v in part.keywords.items() if k != "initial_state"} | {"args": part.args[1:]}
-    modules = (head(agent), head(agent).streams)
+    modules = (head(agent), *head(agent).children())
     own = [{k: v for k, v in vars(module).items() if not k.startswith("_")} for module in modules]
     return repr((shapes, noise, repr(agent.network), own, agent.network.extras, plain))

@@ -3,19 +3,20 @@
 from dataclasses import fields, replace
 
 import pytest
-from tests.algorithms.agents import FRAME, FRAMES, MODULES, VECTOR, names, small
+from tests.algorithms.agents import CONTINUOUS, FRAME, FRAMES, MODULES, REACH, VECTOR, names, small, spec_of
 
+from retorq import algorithms
 from retorq.types import UserError
 
 ONE_OR_MORE = "num_envs stack memory_size samples target_samples action_samples cosines quantiles"
 ONE_OR_MORE += " batch_size sequence_length n_step target_period replay_size state_period publish_period servers"
 ZERO_OR_MORE = "hidden_size burn_in warmup epsilon_steps epsilon_exponent rescale_epsilon kappa refresh"
-ZERO_OR_MORE += " max_staleness outlier_warmup"
-POSITIVE = "learning_rate optimizer_epsilon clip_gradient replay_ratio noisy_sigma munchausen_temperature"
-POSITIVE += " outlier_deviations"
+ZERO_OR_MORE += " max_staleness outlier_warmup trim_period action_noise"
+POSITIVE = "policy_learning_rate learning_rate optimizer_epsilon clip_gradient replay_ratio noisy_sigma"
+POSITIVE += " munchausen_temperature outlier_deviations"
 SHARES = "epsilon_start epsilon_final epsilon_floor epsilon_fraction gamma priority_eta priority_exponent priority_beta"
 SHARES += " priority_beta_final munchausen_alpha"
-ANY = "munchausen_lowest lowest_value highest_value risk_level atoms"
+ANY = "evict_exponent munchausen_lowest lowest_value highest_value risk_level atoms"
 NUMBERS = " ".join((ONE_OR_MORE, ZERO_OR_MORE, POSITIVE, SHARES, ANY)).split()
 OWNER = {name: agent for agent in MODULES for name in names(agent)}  # some agent that has the field
 TYPES = {f.name: f.type for agent in MODULES for f in fields(MODULES[agent].Config)}
@@ -35,6 +36,12 @@ OUT_OF_RANGE = [
     *((name, value, "give one of") for name in CHOICES for value in ("nonsense", None, 3)),
     *((name, value, "give true or false") for name in SWITCHES for value in (1, "yes", None)),
     *(("torso_hidden", value, "whole numbers of at least 1") for value in (64, (0,), (8, "a"), [8], (1.5,), (True,))),
+    *(
+        (name, value, "give 2 whole numbers of at least 1")
+        for name in ("critic_layers", "policy_layers")
+        for value in (64, (0, 3), (8, "a"), [8, 8], (8,), (8, 8, 8), (1.5, 2))
+    ),
+    ("evict_exponent", 0.1, "give 0 or less"),
     ("atoms", 1, "give at least 2"),
 ]
 
@@ -60,6 +67,11 @@ def test_a_wrong_value_is_one_sentence_with_field_value_and_remedy(name, value, 
     assert remedy in text
 
 
+def off(agent, changes):
+    """The changes; apex_dpg is prioritized unless told otherwise."""
+    return ({"prioritized": False} if agent in CONTINUOUS else {}) | changes
+
+
 def unused(agent, switch, name, value, default):
     words = (f"{name} is {value}", f"{switch} is false", f"set {switch} to true", f"leave {name} at {default}")
     return agent, {name: value}, words
@@ -74,6 +86,9 @@ COMBINATIONS = [
     unused("qr_dqn", "prioritized", "priority_beta_final", 0.7, 1.0),
     unused("c51", "prioritized", "priority_error", "loss", "td"),
     *(unused(a, "prioritized", "priority_eta", 0.7, 0.9) for a in ("drqn", RIQN)),
+    unused("apex_dpg", "prioritized", "evict_exponent", -1.0, -0.4),
+    unused("apex_dpg", "prioritized", "actor_priorities", False, True),
+    unused("apex_dpg", "prioritized", "priority_exponent", 0.7, 0.6),
     ("rainbow", {"prioritized": False, "priority_exponent": 0.6}, ("leave priority_exponent at 0.5",)),
     *(unused(a, "noisy", "noisy_sigma", 0.1, 0.5) for a in ("dqn", "c51", "qr_dqn", "iqn")),
     ("rainbow", {"noisy": False, "noisy_sigma": 0.1}, ("noisy_sigma is 0.1", "noisy is false")),
@@ -124,6 +139,11 @@ COMBINATIONS = [
         (RIQN, {"memory": "none", "sequence_length": 1, "quantile_layer": v}, ("quantile_layer", v, "to after"))
         for v in ("outer", "inner", "separate")
     ),
+    *(
+        (a, {"epsilon_floor": floor}, (f"epsilon_floor is {floor}", "epsilon_start is 0.4", "set epsilon_floor below"))
+        for a in ("apex_dqn", "r2d2", RIQN)
+        for floor in (0.4, 0.9)
+    ),
     (RIQN, {"quantile_layer": "inner", "target_samples": 3}, ("quantile_layer", "inner", "target_samples")),
     (RIQN, {"quantile_layer": "outer", "action_samples": 3}, ("quantile_layer", "outer", "action_samples")),
     (RIQN, {"quantile_layer": "outer", "risk": "cvar"}, ("risk is 'cvar'", "'outer'", "risk to neutral")),
@@ -137,12 +157,12 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("agent", "changes", "words"), COMBINATIONS)
 def test_a_combination_that_makes_no_sense_is_refused(agent, changes, words):
     with pytest.raises(UserError) as error:
-        small(agent, **changes)
+        small(agent, **off(agent, changes))
     text = sentence(error)
     assert [word for word in words if word not in text] == []
 
 
-@pytest.mark.parametrize("agent", MODULES)
+@pytest.mark.parametrize("agent", algorithms.DISCRETE)
 @pytest.mark.parametrize(
     ("changes", "spec", "words"),
     [
@@ -161,7 +181,17 @@ def test_a_setting_that_does_not_fit_the_environment_is_refused(agent, changes, 
     assert [word for word in words if word not in text] == []
 
 
+@pytest.mark.parametrize("agent", CONTINUOUS)
+def test_a_policy_takes_no_images(agent):
+    seen = REACH.observation | FRAMES.observation | {"more": FRAME}
+    with pytest.raises(UserError) as error:
+        MODULES[agent].make(small(agent), replace(REACH, observation=seen))
+    assert "observation 'obs' of Reach-v0 is an image; give numbers" in sentence(error)
+
+
 USEFUL = [
+    ("apex_dpg", {"prioritized": False, "actor_clip": "param", "squash": "clip", "action_layer": 1}),
+    ("apex_dpg", {"actor_priorities": False, "evict_exponent": 0.0, "action_noise": 0.0, "precision": "bf16"}),
     ("dqn", {"double": True, "dueling": True, "prioritized": True, "n_step": 3, "noisy": True}),
     ("dqn", {"munchausen": True, "dueling": True, "noisy": True, "prioritized": True, "priority_error": "loss"}),
     ("dqn", {"rescale_epsilon": 1e-3, "clip_rewards": "none", "regression": "squared", "precision": "bf16"}),
@@ -177,9 +207,12 @@ USEFUL = [
     (RIQN, {"memory": "none", "sequence_length": 1, "prioritized": True, "stack": 4, "n_step": 3}),
     (RIQN, {"start_state": "zero+burn_in", "quantile_layer": "outer", "sequences": "within"}),
     (RIQN, {"risk": "cvar", "risk_level": 1.0, "refresh": 0.5}),
+    (RIQN, {"epsilon_floor": 0.4, "num_envs": 1}),
+    ("r2d2", {"epsilon_start": 0.0, "epsilon_final": 0.0}),
+    (RIQN, {"epsilon_floor": 0.4, "epsilon_final": 0.5}),
 ]
 
 
 @pytest.mark.parametrize(("agent", "changes"), USEFUL)
 def test_useful_combinations_work_together(agent, changes):
-    assert MODULES[agent].make(small(agent, **changes), FRAMES).config == small(agent, **changes)
+    assert MODULES[agent].make(small(agent, **changes), spec_of(agent)).config == small(agent, **changes)

@@ -23,8 +23,10 @@ from tests.algorithms.agents import (
     picture,
     replay,
     small,
+    spec_of,
 )
 
+from retorq import algorithms
 from retorq.acting.explore import Ladder, Linear
 from retorq.algorithms import checks
 from retorq.algorithms.unused import unused
@@ -85,6 +87,11 @@ def _clipped(agent, value):
     return loss(agent).clip == value and (not agent.network.recurrent or agent.network.extras.clip == value)
 
 
+def _clipped_policy(agent, value):
+    bounds = loss(agent).clip, learner("apart")(agent).clip
+    return bounds == ((1.0, None) if value == "dqda" else (None, 1.0))
+
+
 def _started(agent, value):
     start = replay("start")(agent), replay("draw")(agent) == "walk", loss(agent).carry
     return start == ("stored" if value.startswith("stored") else "zero", value == "whole", value == "whole")
@@ -121,6 +128,7 @@ def _noise(agent, value):
 
 SETTINGS = {
     "num_envs": Setting((6,), lambda a, v: {a.columns, replay("columns")(a), a.explore.columns} == {v}),
+    "action_noise": Setting((0.1,), _explore("deviation")),
     "epsilon_start": Setting((0.7,), _explore("start")),
     "epsilon_final": Setting((0.2,), _explore("final")),
     "epsilon_steps": Setting((123,), _decay_steps),
@@ -159,6 +167,11 @@ SETTINGS = {
     "risk": Setting(("power",), is_(lambda a: head(a).risk and head(a).risk.kind)),
     "risk_level": Setting((0.5,), lambda a, v: head(a).risk == Risk("cvar", v), {"risk": "cvar"}),
     "hidden_size": Setting((12,), is_(lambda a: head(a).streams.advantage.weight.shape[1])),
+    "critic_layers": Setting(((11, 7),), lambda a, v: _widths(head(a).critic.children()) == (*v, 1)),
+    "policy_layers": Setting(((11, 7),), lambda a, v: _widths(head(a).policy.children()) == (*v, 2)),
+    "second_activation": Setting(("tanh",), lambda a, v: head(a).policy.activation == head(a).critic.activation == v),
+    "action_layer": Setting((1,), is_(lambda a: head(a).critic.action_layer)),
+    "squash": Setting(("clip",), is_(lambda a: head(a).policy.squash)),
     "dueling": Setting(SWITCH, lambda a, v: head(a).streams.dueling is v is hasattr(head(a).streams, "value")),
     "dueling_rescale": Setting(SWITCH, is_(lambda a: head(a).streams.rescale), {"dueling": True}),
     "noisy": Setting(SWITCH, is_(lambda a: a.network.noisy)),
@@ -192,6 +205,8 @@ SETTINGS = {
     "munchausen_lowest": Setting((-2.0,), _loss("lowest"), SOFT),
     "optimizer": Setting(("rmsprop", "adam"), _served("optimizer")),
     "learning_rate": Setting((1e-2,), _served("learning_rate")),
+    "policy_learning_rate": Setting((1e-2,), is_(lambda a: learner("apart")(a).learning_rate)),
+    "actor_clip": Setting(("param",), _clipped_policy),
     "anneal_learning_rate": Setting(SWITCH, is_(learner("anneal"))),
     "optimizer_epsilon": Setting((1e-2,), _served("optimizer_epsilon")),
     "clip_gradient": Setting((3.0,), is_(learner("clip_gradient"))),
@@ -199,12 +214,13 @@ SETTINGS = {
     "time_reduction": Setting(("sum", "mean"), is_(learner("time_reduction"))),
     "replay_size": Setting((500,), lambda a, v: a.capacity == replay("capacity")(a) == v),
     "replay_ratio": Setting((2.0,), is_(lambda a: a.samples_per_step)),
-    "warmup": Setting((60,), lambda a, v: a.warmup == a.explore.warmup == v),
+    "warmup": Setting((60,), lambda a, v: a.warmup == getattr(a.explore, "warmup", a.warmup) == v),
     "prioritized": Setting(SWITCH, lambda a, v: (replay("priorities")(a) is not None) is v, WITHIN),
     "priority_exponent": Setting((0.8,), _priority("exponent"), BY_PRIORITY),
     "priority_beta": Setting((0.7,), _priority("beta"), BY_PRIORITY),
     "priority_beta_final": Setting((0.75,), _priority("beta_final"), BY_PRIORITY),
     "priority_error": Setting(("loss",), _loss("error"), BY_PRIORITY),
+    "evict_exponent": Setting((-1.0,), _priority("evict")),
     "priority_eta": Setting((0.5,), _priority("eta"), BY_PRIORITY),
     "actor_priorities": Setting(SWITCH, _first_priorities, BY_PRIORITY),
     "trim_period": Setting((7, 0), lambda a, v: a.trim_period == v and (replay("surplus")(a) > 0) is (v > 0)),
@@ -230,7 +246,7 @@ def test_every_field_reaches_its_part(agent, name):
     base = change(small(agent), setting.before)
     value = next(v for v in setting.values if v != getattr(base, name))
     changed = replace(base, **{name: value}, **setting.along)
-    before, after = (module.make(config, FRAMES) for config in (base, changed))
+    before, after = (module.make(config, spec_of(agent)) for config in (base, changed))
     assert setting.arrived(after, value)
     assert not setting.arrived(before, value)
     assert picture(before) != picture(after)
@@ -238,7 +254,7 @@ def test_every_field_reaches_its_part(agent, name):
 
 @pytest.mark.parametrize("agent", MODULES)
 def test_an_agent_is_its_settings(agent):
-    one, other = (MODULES[agent].make(small(agent), FRAMES) for _ in range(2))
+    one, other = (MODULES[agent].make(small(agent), spec_of(agent)) for _ in range(2))
     assert picture(one) == picture(other)
     assert one.name == agent
     assert one.config == small(agent)
@@ -326,7 +342,7 @@ def test_one_environment_has_a_linear_decay_and_says_so(agent):
     assert isinstance(MODULES[agent].make(small(agent, num_envs=2), FRAMES).explore, Ladder)
 
 
-@pytest.mark.parametrize("agent", MODULES)
+@pytest.mark.parametrize("agent", algorithms.DISCRETE)
 def test_the_published_network(agent):
     made = MODULES[agent].make(MODULES[agent].atari(), FRAMES)
     layers = [m for m in made.network.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -354,7 +370,7 @@ FITS = {  # preset: the specs it fits, without memory (4 stacked images) and wit
 
 @pytest.mark.parametrize("spec", [FRAMES, GRID, VECTOR], ids=lambda spec: spec.id)
 @pytest.mark.parametrize("preset", FITS)
-@pytest.mark.parametrize("agent", MODULES)
+@pytest.mark.parametrize("agent", algorithms.DISCRETE)
 def test_presets_make_agents_or_say_what_does_not_fit(agent, preset, spec):
     module = MODULES[agent]
     assert list(module.PRESETS) == list(FITS)

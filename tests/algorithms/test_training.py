@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from tests.algorithms.agents import MODULES, RECURRENT, names
+from tests.algorithms.agents import CONTINUOUS, MODULES, RECURRENT, names
 
 from retorq import api
 from retorq.envs.options import EnvOptions
@@ -37,7 +37,10 @@ TINY = {
     "epsilon_steps": 20,
     "bundles": 2,
     "servers": 2,
+    "critic_layers": (8, 8),
+    "policy_layers": (8, 8),
 }
+TOYS = {name: ["pendulum"] if name in CONTINUOUS else ["catch", "masked_cartpole"] for name in MODULES}
 VARIANTS = [
     *((name, {}) for name in MODULES),
     ("dqn", {"munchausen": True, "dueling": True, "prioritized": True}),
@@ -45,6 +48,8 @@ VARIANTS = [
     ("drqn", {"start_state": "whole"}),
     ("r2d2", {"start_state": "zero+burn_in", "sequences": "any"}),
     ("recurrent_iqn", {"sequences": "within", "refresh": 1.0, "prioritized": True}),
+    ("apex_dpg", {"actor_clip": "param", "evict_exponent": -2.0, "actor_priorities": False, "precision": "bf16"}),
+    ("apex_dpg", {"prioritized": False, "action_layer": 1, "anneal_learning_rate": True}),
 ]
 
 
@@ -72,8 +77,7 @@ def diary(run):
     return [{k: v for k, v in row.items() if k not in WALL_CLOCK_FIELDS} for row in run.metrics]
 
 
-@pytest.mark.parametrize("env", ["catch", "masked_cartpole"])
-@pytest.mark.parametrize("agent", MODULES)
+@pytest.mark.parametrize(("agent", "env"), [(agent, env) for agent, toys in TOYS.items() for env in toys])
 def test_every_agent_trains_on_images_and_on_numbers(agent, env, tmp_path):
     run = start(agent, env, tmp_path / "run")
     assert run.code == 0
@@ -102,7 +106,8 @@ def test_every_agent_trains_on_images_and_on_numbers(agent, env, tmp_path):
 
 @pytest.mark.parametrize(("agent", "more"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 def test_every_agent_goes_on_exactly(agent, more, tmp_path, monkeypatch):
-    whole = start(agent, "memory", tmp_path / "whole", **more)
+    env = "pendulum" if agent in CONTINUOUS else "memory"
+    whole = start(agent, env, tmp_path / "whole", **more)
     kind = Gorila if agent == "gorila" else Trainer
     plain = kind.step
 
@@ -113,11 +118,11 @@ def test_every_agent_goes_on_exactly(agent, more, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "step", stopped)
-        cut = start(agent, "memory", tmp_path / "cut", **more)
+        cut = start(agent, env, tmp_path / "cut", **more)
     assert (whole.code, cut.code) == (0, api.RESUMABLE)
     cut = api.resume(cut.path, say=lambda line: None, threads=1)
     assert cut.code == 0
-    one, other, before = weights(whole), weights(cut), fresh(agent, "memory", **more)
+    one, other, before = weights(whole), weights(cut), fresh(agent, env, **more)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not any(torch.equal(one[name], before[name]) for name in one)

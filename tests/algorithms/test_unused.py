@@ -3,18 +3,26 @@
 from dataclasses import replace
 
 import pytest
-from tests.algorithms.agents import FRAMES, MODULES, VECTOR, names, picture, small
+from tests.algorithms.agents import FRAMES, MODULES, REACH, VECTOR, names, picture, small, spec_of
 from tests.algorithms.test_settings import SETTINGS
 
 from retorq.algorithms.unused import unused
 
+OF_MEMORY = {"memory_size", "sequences", "start_state", "burn_in", "state_period"}
 WITHOUT = {"memory": "none", "sequence_length": 1, "prioritized": False}
+ALONE = {"epsilon_start", "epsilon_exponent", "epsilon_fraction", "epsilon_steps"}
+ONE_ROW = {"sequence_length": 1, "state_period": 1, "prioritized": True}
 CASES = [
-    ("recurrent_iqn", WITHOUT, {"memory_size", "sequences", "start_state", "burn_in", "state_period"}),
+    ("recurrent_iqn", WITHOUT, OF_MEMORY),
+    ("recurrent_iqn", WITHOUT | {"prioritized": True}, OF_MEMORY | {"priority_eta"}),
+    ("recurrent_iqn", ONE_ROW, {"priority_eta"}),
+    ("recurrent_iqn", ONE_ROW | {"sequence_length": 2}, set()),
     ("r2d2", {"start_state": "stored"}, {"burn_in"}),
     ("r2d2", {"start_state": "stored+burn_in"}, set()),
     ("drqn", {"start_state": "whole"}, {"burn_in", "sequences"}),
-    ("r2d2", {"num_envs": 1}, {"epsilon_start", "epsilon_exponent", "epsilon_fraction", "epsilon_steps"}),
+    ("r2d2", {"num_envs": 1}, ALONE | {"epsilon_final"}),
+    ("r2d2", {"num_envs": 1, "epsilon_final": 0.004}, ALONE),
+    ("r2d2", {"num_envs": 1, "epsilon_final": 0.004, "epsilon_floor": 0.02}, ALONE | {"epsilon_final"}),
     ("r2d2", {"num_envs": 2, "epsilon_start": 0.4, "epsilon_final": 0.4}, {"epsilon_fraction"}),
     ("apex_dqn", {"num_envs": 2, "epsilon_final": 0.9}, {"epsilon_fraction", "publish_period"}),
     ("dqn", {"epsilon_start": 0.3, "epsilon_final": 0.3}, {"epsilon_steps"}),
@@ -48,8 +56,9 @@ def effect(agent):
     return picture(replace(agent, explore=None)), epsilons
 
 
-# Two that parts are told of and pass over: an actor with float32 weights, and a replay that stores no states.
-PASSED_OVER = {"publish_period", "start_state"}
+# Parts are told of these and pass over them: an actor with float32 weights, a replay that stores no states, and
+# priorities of sequences of one row.
+PASSED_OVER = {"publish_period", "start_state", "priority_eta"}
 
 
 @pytest.mark.parametrize(("agent", "changes", "names_of_them"), CASES)
@@ -67,5 +76,12 @@ def test_a_preset_has_nothing_to_tell(agent):
     module = MODULES[agent]
     for make in module.PRESETS.values():
         config = make()
+        config = replace(config, torso="auto") if "torso" in names(agent) else config
         if config.num_envs > 1 or "epsilon_floor" not in names(agent):
-            assert module.make(replace(config, torso="auto"), FRAMES).notes == ()
+            assert module.make(config, spec_of(agent)).notes == ()
+
+
+def test_weights_are_shared_with_actors_in_this_process_alone():
+    config = small("apex_dpg", publish_period=7)
+    assert unused(config, REACH).keys() == {"publish_period"}
+    assert unused(config, REACH, pool="process") == {}

@@ -22,6 +22,9 @@ OF_RUNS = {
     "actor_rows": 5,
     "actor_time_limit": 30.0,
     "replay_shards": 2,
+    "hz": 15.0,
+    "cluster": "127.0.0.1:6379",
+    "cluster_token": "token",
 }
 
 
@@ -74,6 +77,8 @@ def test_the_environments_options_may_decide_what_it_is(started):
         (["--memory", "none", "--sequence-length", "1", "--memory-size", "8"], "memory_size"),
         (["--start-state", "whole", "--sequences", "within"], "sequences"),
         (["--num-envs", "1", "--epsilon-steps", "9"], "epsilon_steps"),
+        (["--num-envs", "1", "--epsilon-final", "0.2"], "epsilon_final"),
+        (["--memory", "none", "--sequence-length", "1", "--prioritized", "--priority-eta", "0.2"], "priority_eta"),
         (["--agent", "rainbow", "--epsilon-steps", "9"], "epsilon_steps"),
         (["--center-images"], "center_images"),
     ],

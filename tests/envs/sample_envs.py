@@ -1,12 +1,13 @@
 """Environments for the tests, importable by worker processes: one that counts, and some that misbehave."""
 
 import os
+import subprocess
 import sys
 import time
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 LENGTHS = (3, 1, 5, 2, 4, 1, 1, 7)
@@ -77,6 +78,41 @@ class CountingVector(VectorEnv):
         return self._seen, reward, over, cut, info
 
 
+def parts(seen):
+    """The observation of Counting as a Dict of its number of the episode and the rest."""
+    return {"episode": seen[..., 0].astype(np.int64), "rest": seen[..., 1:]}
+
+
+PARTS = Dict(episode=Discrete(100), rest=Box(-np.inf, np.inf, (2,), np.float32))
+
+
+class CountingDict(Counting):
+    """The same with a Dict for an observation."""
+
+    observation_space = PARTS
+
+    def _see(self):
+        return parts(super()._see())
+
+
+class CountingDictVector(CountingVector):
+    """The same as a whole vector environment; what was last seen comes as a Dict of arrays, too."""
+
+    def __init__(self, num_envs, mode="NextStep", starts=None):
+        super().__init__(num_envs, mode, starts)
+        self.single_observation_space = PARTS
+
+    def reset(self, *, seed=None, options=None):
+        seen, info = super().reset(seed=seed, options=options)
+        return parts(seen.clip(0)), info
+
+    def step(self, actions):
+        seen, *rest, info = super().step(actions)
+        if "final_obs" in info:
+            info["final_obs"] = parts(info["final_obs"])
+        return parts(seen), *rest, info
+
+
 class Misbehaving(gymnasium.Env):
     """Does ``what`` at step ``at`` of every episode (or at once in the constructor or in reset)."""
 
@@ -130,6 +166,39 @@ class Misbehaving(gymnasium.Env):
         return np.full((20, 30, 3), self._step, np.uint8)
 
 
+class MisbehavingVector(VectorEnv):
+    """All environments of a whole vector environment do the same wrong thing, and nothing on the way hides it."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    single_observation_space, single_action_space = Misbehaving.observation_space, Misbehaving.action_space
+
+    def __init__(self, num_envs, **kwargs):
+        self.num_envs, self._one = num_envs, Misbehaving(**kwargs)
+
+    def _all(self, value):
+        return np.array([value] * self.num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        return self._all(self._one.reset()[0]), {}
+
+    def step(self, actions):
+        *arrays, info = self._one.step(actions[0])
+        return *map(self._all, arrays), info
+
+
+class Starts(Misbehaving):
+    """Starts a process, observes its id, and hangs in the first step."""
+
+    observation_space = Box(0, np.inf, (1,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([subprocess.Popen(["sleep", "1000"]).pid], np.float64), {}
+
+    def step(self, action):
+        time.sleep(1000)
+
+
 class Reports(Misbehaving):
     """Observes facts about the process it runs in: torch loaded, process id (in two halves), parent's id is alive."""
 
@@ -149,3 +218,31 @@ class Reports(Misbehaving):
 def counting_vector(num_envs, mode="NextStep"):
     """A function that makes a vector environment."""
     return CountingVector(num_envs, mode)
+
+
+class Steered(gymnasium.Env):
+    """Shows what it was told and how often; its actions are a Box of two rows, and it ends after four of them."""
+
+    observation_space = Box(-np.inf, np.inf, (5,), np.float32)
+    action_space = Box(np.array([[-2, 0], [1, -9]], np.float32), np.array([[2, 1], [5, 9]], np.float32))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._seen = np.zeros(5, np.float32)
+        return self._seen.copy(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self._seen = np.array([*action.ravel(), self._seen[4] + 1], np.float32)
+        return self._seen.copy(), float(action.sum()), False, self._seen[4] == 4, {}
+
+    def render(self):
+        return np.zeros((16, 16, 3), np.uint8)
+
+
+def steered(num_envs):
+    """The same as a whole vector environment."""
+    return gymnasium.vector.SyncVectorEnv([Steered] * num_envs)

@@ -28,8 +28,35 @@ def test_spec_tells_everything():
     assert spec.observation["obs"].shape == (3, 40, 40)
     assert (spec.actions, spec.max_steps, spec.frames_per_step) == (6, 251, 4)
     assert spec.action_names[:2] == ("noop", "fire")
-    assert spec.settings["sticky"] == 0.0
-    assert spec.settings["max_frames"] == 1002
+
+
+def test_the_defaults_are_the_published_preprocessing():
+    """Mnih et al. (2015), extended data table 1 and Methods, unless a comment says otherwise."""
+    spec = Atari("pong", columns=1, seed=0, options=EnvOptions(), training=True).spec
+    assert spec.settings == {
+        "frame_skip": 4,  # action repeat
+        "frame_size": 84,
+        "grayscale": True,  # luminance
+        "max_pool": 2,  # over a frame and the one before
+        "noop_max": 30,
+        "sticky": 0.0,  # there were none; Machado et al. (2018) have 0.25
+        "full_actions": False,
+        "life_loss": True,  # an end of the episode while training (Methods)
+        "max_frames": 108_000,  # 30 minutes at 60 Hz (van Hasselt et al. 2016)
+        "fire_reset": False,  # not done
+        "flicker": 0.0,  # Hausknecht & Stone (2015) have 0.5
+        "reward": "raw",  # clipped in the loss
+    }
+    assert (spec.observation["obs"].shape, spec.frames_per_step, spec.max_steps) == ((1, 84, 84), 4, 27_000)
+
+
+def test_what_is_asked_for_is_in_the_settings():
+    asked = {
+        "frame_skip": 3, "frame_size": 40, "grayscale": False, "noop_max": 7, "sticky": 0.25, "full_actions": True,
+        "life_loss": False, "max_frames": 1002, "fire_reset": True, "flicker": 0.5,
+    }  # fmt: skip
+    spec = Atari("pong", columns=1, seed=0, options=EnvOptions(**asked), training=True).spec
+    assert spec.settings == asked | {"max_pool": 2, "reward": "raw"}
 
 
 @pytest.mark.parametrize("rom", ["breakout", "pong", "seaquest", "qbert", "space_invaders", "montezuma_revenge"])

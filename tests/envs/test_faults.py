@@ -169,6 +169,33 @@ def test_workers_have_no_torch_and_a_process_group_of_their_own():
             os.kill(pid, 0)
 
 
+def ends(pid):
+    """Whether a process ends within ten seconds, or has ended and nobody has collected its exit code."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_hung_worker_ends_with_all_that_it_started():
+    env = build("", columns=1, workers="each", name="Starts", limit=0.2)
+    first = int(env.reset()["obs"][0, 0])
+    os.kill(first, 0)
+    step = env.step(np.zeros(1, np.int64))
+    assert step.broken.all()
+    assert ends(first)
+    second = int(step.observation["obs"][0, 0])
+    os.kill(second, 0)
+    env.close()
+    assert ends(second)
+
+
 def test_workers_end_when_their_parent_is_killed():
     code = (
         "import sys, time; sys.path[:] = [*eval(sys.argv[1])]\n"
@@ -183,16 +210,7 @@ def test_workers_end_when_their_parent_is_killed():
         pid = int(parent.stdout.readline())
         os.kill(pid, 0)
         parent.kill()
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        with open(f"/proc/{pid}/stat") as file:  # ended, but nobody has collected its exit code
-            if file.read().rsplit(")", 1)[1].split()[0] == "Z":
-                return
-        time.sleep(0.1)
-    pytest.fail("the worker outlived its parent by ten seconds")
+    assert ends(pid)
 
 
 def test_the_door_imports_neither_torch_nor_ale_py():

@@ -42,7 +42,6 @@ def test_unknown_games_offer_games():
         ("sample_envs:Countin", "has no class or function 'Countin'; did you mean Counting"),
         ("sample_envs:LENGTHS", "has no class or function 'LENGTHS'"),
         ("collections:OrderedDict", "made a OrderedDict; it must make a gymnasium.Env"),
-        ("Pendulum-v1", "retorq needs Discrete actions"),
         ("Blackjack-v1", r"is Tuple\(Discrete"),
     ],
 )
@@ -63,6 +62,45 @@ def test_what_cannot_be_used_is_said_in_a_sentence(env, sentence):
 def test_wrong_options_are_said_in_a_sentence(options, sentence):
     with pytest.raises(UserError, match=sentence):
         make("CartPole-v1", columns=1, options=EnvOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "sentence"),
+    [
+        ("CartPole-v1", {"vector": True, "workers": "each"}, "env.workers is 'each'.* turn env.vector off or leave"),
+        ("CartPole-v1", {"vector": True, "step_time_limit": 3.0}, "env.step_time_limit is 3.0.*no worker processes"),
+        ("sample_envs:CountingVector", {"workers": "0"}, "env.workers is '0'.* give single environments or leave"),
+        ("CartPole-v1", {"step_time_limit": 3.0}, "env.step_time_limit is 3.0.* set env.workers to each or leave"),
+        ("sample_envs:Counting", {"workers": "0", "step_time_limit": 3.0}, "env.step_time_limit is 3.0.*Counting runs"),
+        ("CartPole-v1", {"resize": 10}, "env.resize is 10.*no part of the observation is an image"),
+        ("CartPole-v1", {"grayscale": False}, "env.grayscale is False.*no part of the observation is an image"),
+        ("sample_envs:Counting", {"resize": 10}, "env.resize is 10.*no part of the observation is an image"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(env, options, sentence):
+    with pytest.raises(UserError, match=f"^{sentence}") as caught:
+        make(env, columns=1, options=EnvOptions(**options))
+    assert re.search(r", which would do nothing: .* or leave \w+ out\.$", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "settings"),
+    [
+        ("CartPole-v1", {}, {"workers": "0"}),
+        ("CartPole-v1", {"workers": "each", "step_time_limit": 3.0}, {"workers": "each", "step_time_limit": 3.0}),
+        ("CartPole-v1", {"vector": True}, {"vector": True, "autoreset": "NextStep"}),
+        ("sample_envs:CountingVector", {}, {"vector": True, "autoreset": "NextStep"}),
+        ("CartPole-v1", {"flicker": 0.5}, {"workers": "0", "flicker": 0.5}),
+    ],
+)
+def test_the_settings_told_are_those_that_have_an_effect(env, options, settings):
+    made = make(env, columns=1, options=EnvOptions(**options))
+    assert made.spec.settings == {"flicker": 0.0, "kwargs": "{}", "max_episode_steps": 0} | settings
+    made.close()
+
+
+def test_flicker_of_a_toy_is_among_its_settings():
+    assert describe("catch", EnvOptions(flicker=0.5)).settings["flicker"] == 0.5
 
 
 def test_ids_without_a_vector_environment_say_so():
@@ -155,7 +193,7 @@ def test_a_column_alone_sees_what_it_sees_among_others(env):
 def test_describe_and_check():
     assert describe("memory", EnvOptions(kwargs={"length": 4})).max_steps == 5
     assert describe("CartPole-v1").observation["obs"].shape == (4,)
-    assert set(toy_names()) == {"catch", "memory", "tmaze", "two_doors", "chain", "masked_cartpole"}
+    assert set(toy_names()) == {"catch", "memory", "tmaze", "two_doors", "chain", "masked_cartpole", "pendulum"}
     assert all(good for good, _ in check("catch"))
     findings = check("sample_envs:Misbehaving", EnvOptions(kwargs={"what": "nan"}, workers="0"))
     assert [good for good, _ in findings] == [True, False]
@@ -186,6 +224,7 @@ def test_vizdoom(workers):
     [
         ({"frame_skip": "4"}, "env.frame_skip is '4'; give a whole number"),
         ({"noop_max": 2.5}, "env.noop_max is 2.5; give a whole number"),
+        ({"noop_max": 3_601}, "env.noop_max is 3601; give at most 3,600 frames"),
         ({"life_loss": "no"}, "env.life_loss is 'no'; give true or false"),
         ({"sticky": True}, "env.sticky is True; give a number"),
         ({"drop": 3}, "env.drop is 3; give a text"),

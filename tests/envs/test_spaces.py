@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from retorq.envs.images import area_matrix, gray, resize
 from retorq.envs.options import EnvOptions
-from retorq.envs.spaces import Door, action_count
+from retorq.envs.spaces import Actions, Door
 from retorq.types import UserError
 
 PIXELS = {"low": 0, "high": 255, "dtype": np.uint8}
@@ -103,10 +103,56 @@ def test_discrete_values_outside_are_named():
         door(1.0)
 
 
-def test_only_discrete_actions():
-    assert action_count(Discrete(3, start=5)) == (3, 5)
-    with pytest.raises(UserError, match="retorq needs Discrete actions"):
-        action_count(Box(-1, 1, (2,)))
+def test_discrete_actions_count_from_the_first():
+    actions = Actions(Discrete(3, start=5))
+    assert (actions.count, actions.continuous) == (3, False)
+    assert actions(2) == 7
+    np.testing.assert_array_equal(actions(np.array([0, 1])), [5, 6])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lead", [(), (4,)])
+def test_continuous_actions_are_rescaled_to_their_bounds(dtype, lead):
+    low, high = np.array([[-2.0, 0.1, -3.0], [5.0, -7.0, -1e6]]), np.array([[2.0, 0.3, 9.0], [6.0, -1.0, 1.0]])
+    actions = Actions(Box(low.astype(dtype), high.astype(dtype), dtype=dtype))
+    assert (actions.count, actions.continuous) == (6, True)
+    given = np.random.default_rng(0).uniform(-1, 1, (*lead, 6)).astype(np.float32)
+    told = actions(given)
+    assert (told.shape, told.dtype) == ((*lead, 2, 3), dtype)
+    for place in np.ndindex(*lead):
+        for number, (row, column) in enumerate(np.ndindex(2, 3)):
+            middle, half = (low + high)[row, column] / 2, (high - low)[row, column] / 2
+            wanted = middle + float(given[(*place, number)]) * half
+            assert told[(*place, row, column)] == pytest.approx(wanted, rel=1e-5, abs=1e-5 * half)
+    np.testing.assert_array_equal(
+        actions(np.full((*lead, 6), -1, np.float32)), np.broadcast_to(low.astype(dtype), told.shape)
+    )
+    np.testing.assert_array_equal(
+        actions(np.full((*lead, 6), 1, np.float32)), np.broadcast_to(high.astype(dtype), told.shape)
+    )
+
+
+def test_an_action_of_no_axes_is_one_number():
+    actions = Actions(Box(0, 4, ()))
+    assert actions.count == 1
+    assert actions(np.array([0.5], np.float32)) == 3.0
+    np.testing.assert_array_equal(actions(np.array([[-1.0], [0.0]], np.float32)), [0.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        (Box(-np.inf, np.inf, (2,)), "whose bounds are not finite; give it finite ones"),
+        (Box(np.array([0, 0], np.float32), np.array([1, np.inf], np.float32)), "whose bounds are not finite"),
+        (Box(0, 5, (2,), np.int64), "whose numbers are no floats; give it the dtype float32"),
+        (Box(np.array([0, 1], np.float32), np.array([1, 1], np.float32)), "some action cannot vary; give only actions"),
+        (Box(-1, 1, (0,)), "some action cannot vary; give only actions"),
+        (MultiBinary(3), "retorq takes Discrete or Box: wrap the environment with a list of allowed actions"),
+    ],
+)
+def test_other_action_spaces_are_refused(space, sentence):
+    with pytest.raises(UserError, match=f"^the action space is .*{sentence}"):
+        Actions(space)
 
 
 @pytest.mark.parametrize(("size", "target"), [(210, 84), (160, 84), (12, 4), (5, 7), (9, 9)])
@@ -129,3 +175,30 @@ def test_resize_and_gray_on_pictures():
     red, green, blue = np.moveaxis(picture.astype(float), 1, 0)
     np.testing.assert_allclose(shade[:, 0], 0.299 * red + 0.587 * green + 0.114 * blue, atol=0.51)
     assert resize(picture.astype(np.float32), 5, 5).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "sentence"),
+    [
+        ((20, 20, 3), {"grayscale": False}, "env.grayscale is False.*env.resize is 0.*; set env.resize or leave"),
+        ((20, 20), {"grayscale": False, "resize": 9}, "env.grayscale is False.*no image has three colors"),
+        ((20, 20, 1), {"grayscale": False, "resize": 9}, "env.grayscale is False.*no image has three colors"),
+    ],
+)
+def test_options_that_change_no_image_are_refused(shape, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Door(spaces.Box(0, 255, shape, np.uint8), EnvOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "idle"),
+    [
+        (spaces.Box(0, 255, (20, 20, 3), np.uint8), {"resize": 9, "grayscale": False}, {"drop"}),
+        (spaces.Box(0, 255, (3, 20, 20), np.uint8), {"resize": 9, "grayscale": False}, {"drop"}),
+        (spaces.Box(0, 255, (20, 20, 3), np.uint8), {}, {"grayscale", "drop"}),
+        (spaces.Box(0, 255, (20, 20), np.uint8), {"resize": 9}, {"grayscale", "drop"}),
+        (spaces.Dict(a=spaces.Discrete(3), b=spaces.Discrete(2)), {"drop": "a"}, {"grayscale", "resize"}),
+    ],
+)
+def test_which_options_have_no_effect(space, options, idle):
+    assert Door(space, EnvOptions(**options)).idle == idle

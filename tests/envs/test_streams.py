@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.envs.counting import everywhere, single
 
-from retorq.envs.columns import Columns, InProcess
+from retorq.envs.columns import Columns
 from retorq.envs.flicker import Flicker
 from retorq.envs.make import EnvOptions, make
 from retorq.envs.vector import GymVector
@@ -47,29 +47,6 @@ def stream(env, rows, salt=0):
     return [rows_of[:rows] for rows_of in told]
 
 
-def gymnasiums_own(mode, starts):
-    from sample_envs import Counting
-
-    vector = SyncVectorEnv([lambda start=start: Counting(start) for start in starts], autoreset_mode=mode)
-    return GymVector(vector, name="counting", seed=0, options=EnvOptions())
-
-
-def ours(mode, starts):
-    from sample_envs import CountingVector
-
-    vector = CountingVector(len(starts), mode, list(starts))
-    return GymVector(vector, name="counting", seed=0, options=EnvOptions())
-
-
-def single(starts):
-    from retorq.envs.cell import Cell
-
-    backend = InProcess("sample_envs:Counting", columns=len(starts), options=EnvOptions())
-    for column, start in enumerate(starts):
-        backend._cells[column] = Cell("sample_envs:Counting", EnvOptions(kwargs={"start": start}))
-    return Columns(backend, columns=len(starts), seed=0)
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     starts=st.lists(st.integers(0, 7), min_size=1, max_size=4),
@@ -77,10 +54,7 @@ def single(starts):
     flicker=st.sampled_from([0.0, 0.4]),
 )
 def test_every_autoreset_mode_gives_the_same_bytes(starts, salt, flicker):
-    environments = [single(starts)]
-    for mode in AutoresetMode:
-        environments += [ours(mode, starts), gymnasiums_own(mode, starts)]
-    told = [stream(Flicker(env, flicker, 3) if flicker else env, 40, salt) for env in environments]
+    told = [stream(Flicker(env, flicker, 3) if flicker else env, 40, salt) for env in everywhere(starts)]
     for other in told[1:]:
         assert other == told[0]
 

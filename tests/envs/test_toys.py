@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from retorq.envs import toys
+from retorq.envs.check import random_actions
 from retorq.envs.generators import generator_state, restore_generator
 from retorq.envs.options import EnvOptions
 from retorq.types import UserError
@@ -24,7 +25,7 @@ def test_leaves_flags_and_caps(name):
         for key, leaf in env.spec.observation.items():
             assert observation[key].shape == (5, *leaf.shape)
             assert observation[key].dtype == leaf.dtype
-        step = env.step(generator.integers(env.spec.actions, size=5))
+        step = env.step(random_actions(env.spec, 5, generator))
         observation = step.observation
         elapsed = np.where(ended, 0, elapsed + 1)
         assert not (ended & (step.terminated | step.truncated | (step.reward != 0))).any()
@@ -41,7 +42,7 @@ def test_leaves_flags_and_caps(name):
 @pytest.mark.parametrize("name", toys.names())
 def test_saved_and_restored_it_goes_on_bit_for_bit(name):
     def play(env, steps, generator):
-        return [env.step(generator.integers(env.spec.actions, size=5)) for _ in range(steps)]
+        return [env.step(random_actions(env.spec, 5, generator)) for _ in range(steps)]
 
     first, second = build(name), build(name, seed=9)
     first.reset()
@@ -236,3 +237,29 @@ def test_wrong_arguments_are_named():
     saved.reset()
     with pytest.raises(UserError, match="has 3 columns, this one 5"):
         build("catch").load_state_dict(saved.state_dict())
+
+
+def test_the_pendulum_moves_like_gymnasiums():
+    env = build("pendulum", columns=1, seed=3)
+    reference = gymnasium.make("Pendulum-v1", disable_env_checker=True)
+    generator = np.random.default_rng(0)
+    env.reset()
+    reference.reset(seed=0)
+    assert (env.spec.actions, env.spec.continuous, env.spec.max_steps) == (1, True, reference.spec.max_episode_steps)
+    assert reference.action_space.high.tolist() == [2.0]
+    for step in range(1, 201):
+        reference.unwrapped.state = np.array([env.state["angle"][0], env.state["spin"][0]])
+        action = generator.uniform(-1, 1, (1, 1)).astype(np.float32)
+        ours, (seen, reward, over, cut, _) = env.step(action), reference.step(2 * action[0])
+        np.testing.assert_allclose(ours.observation["obs"][0], seen, rtol=1e-5, atol=1e-6)
+        assert ours.reward[0] == pytest.approx(float(reward), rel=1e-5)
+        assert (bool(ours.terminated[0]), bool(ours.truncated[0])) == (over, cut) == (False, step == 200)
+
+
+def test_pendulums_begin_anywhere():
+    env = build("pendulum", columns=4000)
+    env.reset()
+    for name, bound in (("angle", np.pi), ("spin", 1.0)):
+        value = env.state[name] / bound
+        assert (np.abs(value) <= 1).all()
+        np.testing.assert_allclose(np.quantile(value, (0.1, 0.5, 0.9)), (-0.8, 0.0, 0.8), atol=0.05)

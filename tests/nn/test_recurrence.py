@@ -80,11 +80,19 @@ def test_half_precision_products_stay_close_and_the_cell_stays_exact():
         assert 0 < error < 0.02
 
 
-def test_the_initial_bias_is_spread_as_the_sum_of_two():
-    """Variance of the sum of two uniform draws in +-1/sqrt(H) is 2/(3H); of one, half of it."""
+def test_the_initial_weights_are_spread_evenly_about_zero():
+    """Uniform in +-1/sqrt(fan-in), variance a third of the square; the bias is the sum of two such draws."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         core = LSTM(64, 400)
-    assert core.bias.var().item() == pytest.approx(2 / (3 * 400), rel=0.1)
-    assert core.weight_hidden.abs().max().item() == pytest.approx(400**-0.5, rel=0.01)
-    assert core.weight_input.abs().max().item() == pytest.approx(64**-0.5, rel=0.01)
+    bounds = {"weight_input": 64**-0.5, "weight_hidden": 400**-0.5}
+    assert {name for name, _ in core.named_parameters()} == {*bounds, "bias"}
+    for name, bound in bounds.items():
+        for gate in getattr(core, name).detach().chunk(4):
+            assert 0.99 * bound < gate.abs().max() <= bound, name
+            assert gate.std() == pytest.approx(bound / 3**0.5, rel=0.02), name
+            assert abs(gate.mean()) < 5 * gate.std() / gate.numel() ** 0.5, name
+    for gate in core.bias.detach().chunk(4):  # none has an offset
+        assert 400**-0.5 < gate.abs().max() <= 2 * 400**-0.5
+        assert gate.var() == pytest.approx(2 / (3 * 400), rel=0.2)
+        assert abs(gate.mean()) < 5 * (gate.var() / 400) ** 0.5

@@ -176,3 +176,16 @@ def test_an_actor_that_is_killed_is_told_and_counted(tmp_path, monkeypatch, caps
     assert run.metrics[-1]["actors_replaced"] == 1
     assert "actors_replaced" not in run.metrics[0]
     assert newest(tmp_path / "run" / "checkpoints").state["trainer"]["actor"]["replaced"] == 1
+
+
+def test_a_run_in_real_time_tells_what_came_late(tmp_path):
+    options = {"preset": "toy", "steps": 60, "log_every": 20, "tensorboard": False, "threads": 1}
+    run = retorq.train(
+        "memory", run=tmp_path / "run", pool="process", actors=1, actor_rows=5, hz=1e5, say=print, **SETTINGS | options
+    )
+    assert run.code == 0
+    *_, last = run.metrics
+    assert last["late_steps"] > 10  # nobody thinks in a hundred thousandth of a second
+    assert sum(row.get("action_ms_p99", 0.0) for row in run.metrics) > 0.01
+    again = api.resume(run.path, say=lambda line: None, threads=1)
+    assert again.code == 0

@@ -1,5 +1,9 @@
 """The resource table: its numbers, what it refuses, and that measuring leaves no trace."""
 
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
 import psutil
 import pytest
 import torch
@@ -7,7 +11,9 @@ from tests.algorithms.agents import MODULES, VECTOR, change
 from tests.small import agent, command, flags
 
 from retorq.algorithms import recurrent_iqn
-from retorq.running.plan import duration, exploration, plan, require_memory, size
+from retorq.learner import Learner
+from retorq.nn.network import Network
+from retorq.running.plan import PROCESS_BYTES, duration, exploration, plan, require_memory, size
 from retorq.types import EnvSpec, Leaf, Refused
 
 PONG = EnvSpec(
@@ -27,6 +33,20 @@ def test_the_published_run():
     assert table.replay_rows == 1_000_000
     assert table.replay_bytes == pytest.approx(7.276e9, rel=1e-3)
     rows = dict(table.rows)
+    assert [*rows] == [
+        "environment",
+        "agent",
+        "environment frames",
+        "steps trained",
+        "updates",
+        "replay memory",
+        "process memory",
+        "estimated time",
+    ]
+    assert rows["environment"] == "ALE/Pong-v5"
+    assert rows["agent"] == f"recurrent_iqn, {table.weights:,} weights, on cpu"
+    assert rows["steps trained"] == "199,800,000"
+    assert size(table.process_bytes) in rows["process memory"]
     assert rows["environment frames"] == "200,000,000 (50,000,000 agent steps)"
     assert rows["updates"] == "312,187 of 32 x 20 steps"
     assert rows["replay memory"] == "7.3 GB for 1,000,000 steps"
@@ -38,6 +58,40 @@ def test_the_replay_it_announces_is_the_one_that_is_made():
     table, replay = plan(small, "catch", 100, measure=False), small.replay()
     assert table.replay_rows == replay.storage.rows * 3
     assert table.replay_bytes == replay.storage.nbytes
+
+
+def test_what_a_learner_takes_is_the_measured_number():
+    """benchmarks/results/memory.csv: weights, gradients, moments, target, batch and activations of the same learner."""
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "memory.csv"
+    with path.open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["measure"] == "learner"]
+    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 1_000, measure=False)
+    besides = table.process_bytes - PROCESS_BYTES
+    assert besides == table.weights * 20 + 40 * (22 * 32 * 84 * 84 * 4)  # windows of 20 + 2 rows, 32 of them
+    assert besides == pytest.approx(float(row["expected"]), rel=1e-3)
+    assert 0.85 < float(row["bytes"]) / besides < 1.0
+
+
+def test_the_estimated_time_is_that_of_all_updates_and_all_steps(monkeypatch):
+    """By a clock that moves only while something is computed: 3 s an update, 0.5 s a step of both environments."""
+    now = [0.0]
+
+    def takes(seconds, work):
+        def slow(*words):
+            now[0] += seconds
+            return work(*words)
+
+        return slow
+
+    small = agent(warmup=100)
+    monkeypatch.setattr("retorq.running.plan.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Learner, "update", takes(3.0, lambda *_: None))
+    monkeypatch.setattr(Network, "unroll", takes(0.5, Network.unroll))
+    for steps in (100, 600, 1_200):
+        table = plan(small, "memory", steps)
+        assert table.updates == (steps - 100) // 10  # 0.8 rows trained per step, 8 per update
+        assert table.seconds == pytest.approx(3.0 * table.updates + 0.25 * steps)
+    assert dict(table.rows)["estimated time"].startswith("about 10 min ")  # 630 s
 
 
 def test_a_run_shorter_than_its_warm_up_has_no_updates():

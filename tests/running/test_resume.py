@@ -67,6 +67,10 @@ def rows(path, name, without):
     return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
 
 
+def episodes(path):
+    return rows(path, "episodes.jsonl", set())
+
+
 def assert_same(one, other):
     """Every part of the last checkpoint, every number beside them, every row of the diary."""
     a, b = newest(one / "checkpoints"), newest(other / "checkpoints")
@@ -193,22 +197,62 @@ def test_environments_that_cannot_be_saved_begin_new_games_and_the_run_says_so(t
     capsys.readouterr()
     assert api.train("CartPole-v1", preset="toy", run=tmp_path, **settings).code == 0
     assert "but the environments, which cannot be saved: new games were begun" in capsys.readouterr().out
-    cut = [row for row in rows(tmp_path, "episodes.jsonl", set()) if row["cut"]]
+    cut = [row for row in episodes(tmp_path) if row["cut"]]
     assert {row["column"] for row in cut} == {0, 1}
     assert all(row["step"] in (70, 71) for row in cut)
 
 
-@pytest.mark.slow
-def test_atari_goes_on_and_says_what_is_new(tmp_path, monkeypatch, capsys):
+def trainers_state(trainer):
+    """Every tensor of a checkpoint, the replay's included, by part, and the numbers beside them."""
+    chunks = {name: tensors() for name, (_, tensors) in trainer.replay.chunks().items()}
+    parts = trainer.tensors() | chunks
+    return {part: {k: v.clone() for k, v in tensors.items()} for part, tensors in parts.items()}, trainer.numbers()
+
+
+def test_atari_goes_on_with_all_but_the_games_and_says_so(tmp_path, monkeypatch, capsys):
+    """Learner, replay, counters and generators to the bit; one row per column ends the game that was under way."""
     pytest.importorskip("ale_py")
-    settings = {**SETTINGS, **RUN, "steps": 60, "warmup": 20, "say": lambda line: None, "torso": "nature"}
+    settings = SETTINGS | RUN | {"steps": 60, "warmup": 20, "torso": "nature", "prioritized": True}
+    begun, plain = [], Trainer.step
+
+    def first_looked_at(self):
+        if not begun:
+            begun.append(trainers_state(self))
+        plain(self)
+
     with monkeypatch.context() as patch:
         stop_at(patch, 40)
-        api.train("ALE/Pong-v5", preset="toy", run=tmp_path, **settings)
-    assert api.train("ALE/Pong-v5", preset="toy", run=tmp_path, **settings).code == 0
+        api.train("ALE/Pong-v5", preset="toy", run=tmp_path, say=lambda line: None, **settings)
+    saved = newest(tmp_path / "checkpoints")
+    assert (saved.step, saved.state["trainer"]["learner"]["updates"]) == (40, 3)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", first_looked_at)
+        assert api.resume(tmp_path, say=lambda line: None, threads=1).code == 0
     out = capsys.readouterr().out
     assert "going on at step 40 of 60" in out
-    assert "new games were begun" in out
+    assert "everything is as it was but the environments, which cannot be saved: new games were begun" in out
+    [(tensors, numbers)] = begun
+    assert tensors["learner"].keys() == saved.tensors("learner").keys()
+    for name, value in saved.tensors("learner").items():
+        assert torch.equal(tensors["learner"][name], value), name
+    for name, value in saved.state["trainer"].items():
+        assert name in ("actor", "replay") or numbers[name] == value, name
+    index = saved.tensors("replay-index")
+    assert index.pop("written").tolist() == [20, 20]
+    assert tensors["replay-index"].pop("written").tolist() == [21, 21]
+    assert tensors["replay-index"].keys() == index.keys() >= {"priorities.leaves", "sum.loss"}
+    assert all(torch.equal(tensors["replay-index"][name], value) for name, value in index.items())
+    assert numbers["replay"] == saved.state["trainer"]["replay"]
+    assert numbers["actor"]["steps"] == 40
+    held, before, hand = tensors["replay-00000000"], saved.tensors("replay-00000000"), saved.tensors("actor")
+    assert before["observation.obs"].shape == (20, 2, 1, 84, 84)
+    assert all(torch.equal(held[name][: len(value)], value) for name, value in before.items())
+    assert held["flags"][20:].tolist() == [[0b1100] * 2]  # truncated, last
+    assert torch.equal(held["observation.obs"][20], hand["observation.obs"])
+    assert held["elapsed"][20].tolist() == hand["now.elapsed"].tolist() == [20, 20]
+    cut = [(row["column"], row["step"], row["length"]) for row in episodes(tmp_path) if row["cut"]]
+    assert cut == [(0, 40, 20), (1, 40, 20)]
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch, capsys):

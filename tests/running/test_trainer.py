@@ -109,8 +109,14 @@ def test_means_are_over_the_updates_since_the_last_call():
 
 def test_progress_and_errors_reach_learner_and_replay():
     trainer = trainer_of(total=400, prioritized=True)
-    seen, told = [], []
-    plain = trainer.learner.update
+    seen, told, drawn = [], [], []
+    plain, sample = trainer.learner.update, trainer.replay.sample
+
+    def draw(size, progress):
+        drawn.append(progress)  # the exponent of the importance weights grows with it
+        return sample(size, progress)
+
+    trainer.replay.sample = draw
 
     def update(batch, progress):
         seen.append((trainer.steps, progress))
@@ -124,6 +130,9 @@ def test_progress_and_errors_reach_learner_and_replay():
     while not trainer.done:
         trainer.step()
     assert all(progress == min(1.0, steps / 400) for steps, progress in seen)
+    assert drawn == [progress for _, progress in seen]
+    assert drawn[0] < 0.3
+    assert drawn[-1] > 0.9
     assert set(told) == {((2, 2), 5.0, 1.0, 7.0)}
     assert 400 <= trainer.steps <= 401
 
@@ -247,12 +256,22 @@ def test_the_diary_tells_of_priorities_that_were_not_finite():
     assert trainer.means()["priorities_clamped"] == 2
 
 
-@pytest.mark.parametrize("settings", [{"refresh": 2.0, "discrepancy_period": 2}, {"start_state": "whole"}])
-def test_what_a_checkpoint_holds_comes_back(settings):
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [
+        ({"refresh": 1.7, "discrepancy_period": 2}, set()),
+        ({"start_state": "whole"}, {"refresh_credits", "refresh_position"}),
+    ],
+)
+def test_what_a_checkpoint_holds_comes_back(settings, unused):
     """Numbers and arrays equal, also those of measurements and sweeps that were under way."""
-    one, other = (trainer_of(learn=True, replay_ratio=8.0, warmup=60, **settings) for _ in range(2))
+    one, other = (trainer_of(learn=True, replay_ratio=7.0, warmup=60, **settings) for _ in range(2))
     while one.learner.updates < 6:
         one.step()
+    one.learner.skipped_in_a_row.fill_(3)
+    one.refill = 5
+    fresh = other.numbers()
+    assert {name for name, value in one.numbers().items() if value == fresh[name]} == unused  # none is equal by chance
     parts = one.tensors() | {name: tensors() for name, (_, tensors) in one.replay.chunks().items()}
     other.load(lambda name: parts[name], parts, one.numbers(), rows=True)
     assert other.numbers() == one.numbers()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from retorq.acting.explore import Explore
+from retorq.nn.cores import Features
 from retorq.nn.network import Network
 from retorq.ops.states import choose
 from retorq.types import Episode, Inputs, Trajectory, Tree, VectorEnv
@@ -23,13 +24,14 @@ class Actor:
     Args:
         env: The columns to play.
         network: Acts; its parameters may change between calls.
-        explore: Probability of a random action per column.
+        explore: Probability of a random action per column, or how much noise is added to continuous ones.
         total: Agent steps of the whole run, for the exploration schedule.
         stack: Images to stack on the channel axis.
         samples: Quantile samples to act with (None: the head's own number).
         precision: ``"bf16"`` for matrix products in bfloat16.
         tell_values: Write down, as ``extras["value"]`` and ``extras["highest"]``, the value of the action taken and of
-            the best one: what first priorities are made of (Ape-X, section 3). NaN where nobody acted.
+            the best one (of a policy: its own): what first priorities are made of (Ape-X, section 3). NaN where nobody
+            acted.
         device: Where the network is.
         seed: One seed for environments, random actions, quantile fractions and the noise of noisy layers.
     """
@@ -58,6 +60,7 @@ class Actor:
         self.steps = 0
         self.episodes: list[Episode] = []
         self.values: torch.Tensor | None = None
+        self.thought: Tree = {}
         self.state: Tree = {}
         self._now: dict[str, np.ndarray] = {}
         self.observation: Tree = {}
@@ -71,7 +74,7 @@ class Actor:
             "first": np.ones(n, bool),
             "last": np.zeros(n, bool),
             "elapsed": np.zeros(n, np.int32),
-            "previous_action": np.zeros(n, np.int64),
+            "previous_action": self.env.spec.no_action(n),
             "previous_reward": np.zeros(n, np.float32),
             "score": np.zeros(n, np.float64),
         }
@@ -100,17 +103,38 @@ class Actor:
         return row.map(lambda a: torch.from_numpy(a).unsqueeze(0).to(self.device))
 
     def act(self) -> np.ndarray:
-        """Run the network on this row and choose actions ``[B]``; memory moves on even where the action is random."""
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            features, state = self.network.unroll(self._inputs(), self.state, self.fractions)
-            values = self.network.preferences(features, self.samples, self.fractions)
-        self.values = values[0]
-        self._next_state = state
-        greedy = self.values.argmax(-1).cpu().numpy()
+        """Run the network on this row and choose actions ``[B]``, or ``[B, A]`` where they are continuous.
+
+        The memory moves on even where the action is random.
+        """
         epsilon = self.explore.epsilon(self.steps, self.total)
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features, self._next_state = self.network.unroll(self._inputs(), self.state, self.fractions)
+            return (self._steered if self.env.spec.continuous else self._picked)(features, epsilon)
+
+    def _picked(self, features: Features, epsilon: np.ndarray) -> np.ndarray:
+        """The best action ``[B]``, or with probability ``epsilon [B]`` any."""
+        self.values = self.network.preferences(features, self.samples, self.fractions)[0]
+        greedy = self.values.argmax(-1).cpu().numpy()
         chance = self.generator.random(len(greedy))
         random = self.generator.integers(self.env.spec.actions, size=len(greedy))
-        return np.where(chance < epsilon, random, greedy)
+        action = np.where(chance < epsilon, random, greedy)
+        if self.tell_values:
+            known = self.values.cpu().numpy()
+            self.thought = {"value": known[np.arange(len(action)), action], "highest": known.max(-1)}
+        return action
+
+    def _steered(self, features: Features, deviation: np.ndarray) -> np.ndarray:
+        """The policy's action with normal noise of standard ``deviation [B]``, cut to [-1, 1]: float32 ``[B, A]``."""
+        policy = self.network.policy(features)
+        steered = policy[0].cpu().numpy()
+        noise = deviation[:, None] * self.generator.standard_normal(steered.shape)
+        action = np.clip(steered + noise, -1.0, 1.0).astype(np.float32)
+        if self.tell_values:
+            done = torch.from_numpy(action).to(self.device).unsqueeze(0)
+            both = {"value": done, "highest": policy}
+            self.thought = {name: self.network.value(features, a)[0].cpu().numpy() for name, a in both.items()}
+        return action
 
     def collect(self, steps: int = 1) -> list[Chunk]:
         """Do ``steps`` vector steps; returns the rows, oldest first."""
@@ -128,12 +152,12 @@ class Actor:
         reward = np.where(live, step.reward, 0).astype(np.float32)
         row = Trajectory(
             inputs=self._row(self.observation),
-            action=np.where(live, action, 0)[None],
+            action=_kept(live, action)[None],
             reward=reward[None],
             terminated=(step.terminated & live)[None],
             truncated=((step.truncated & live) | broken)[None],
             last=final_row[None],
-            extras=self._extras(self.state) | self._told(action),
+            extras=self._extras(self.state) | {name: value[None] for name, value in self.thought.items()},
         )
         self.steps += int(live.sum())
         now["score"] += reward
@@ -148,7 +172,7 @@ class Actor:
         self._begin(begun)
         now["first"] = begun | (step.terminated & live & ~step.ended)
         now["last"] = ended if step.final is None else np.zeros(n, bool)
-        now["previous_action"] = np.where(now["first"], 0, now["previous_action"])
+        now["previous_action"] = _kept(~now["first"], now["previous_action"])
         now["previous_reward"] = np.where(now["first"], 0, now["previous_reward"]).astype(np.float32)
         self._clear(now["first"])
         self._see(step.observation, begun)
@@ -160,15 +184,8 @@ class Actor:
             lambda a: a[None]
         )
 
-    def _told(self, action: np.ndarray) -> Tree:
-        """What the network thinks of this row and of the action taken in it, ``[1, B]`` each, if that is asked for."""
-        if not self.tell_values or self.values is None:
-            return {}
-        values = self.values.cpu().numpy()
-        return {"value": values[np.arange(len(action)), action][None], "highest": values.max(-1)[None]}
-
     def _silence(self, columns: int) -> Tree:
-        """The same where the network was not asked."""
+        """What is told of rows in which the network was not asked."""
         nothing = np.full((1, columns), np.nan, np.float32)
         return {"value": nothing, "highest": nothing} if self.tell_values else {}
 
@@ -178,7 +195,7 @@ class Actor:
     def _advance(self, action: np.ndarray, reward: np.ndarray, live: np.ndarray) -> None:
         now = self._now
         now["elapsed"] = now["elapsed"] + live.astype(np.int32)
-        now["previous_action"] = np.where(live, action, 0)
+        now["previous_action"] = _kept(live, action)
         now["previous_reward"] = reward
 
     def _count(self, ended: np.ndarray, cut: np.ndarray) -> None:
@@ -229,7 +246,7 @@ class Actor:
         zeros = np.zeros((1, self.env.columns), bool)
         row = Trajectory(
             inputs=self._row(self.observation),
-            action=np.zeros((1, self.env.columns), np.int64),
+            action=self.env.spec.no_action(1, self.env.columns),
             reward=np.zeros((1, self.env.columns), np.float32),
             terminated=zeros,
             truncated=~zeros,
@@ -275,6 +292,11 @@ class Actor:
             self.env.reset(self.seed)
             self.env.load_state_dict({k: v.numpy() for k, v in environment.items()})
         return bool(environment) or not self._now
+
+
+def _kept(where: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """Actions ``[B]`` or ``[B, A]`` in the columns named by ``where [B]``, zeros in the others."""
+    return np.where(where.reshape(-1, *[1] * (action.ndim - 1)), action, np.zeros_like(action))
 
 
 _INPUT_FIELDS = ("previous_action", "previous_reward", "elapsed", "first")

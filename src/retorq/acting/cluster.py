@@ -1,111 +1,225 @@
-"""Ray, started safely: only when asked, for this user alone, on this machine alone.
+"""Ray for a learner: started for this host alone, or joined where ``retorq cluster`` runs on several.
 
-Whoever reaches Ray's ports can run code. So on one machine every port is bound to the loopback address, a token is
+Whoever reaches Ray's ports can run code. So on one host every port is bound to the loopback address, a token is
 asked for, the dashboard and usage statistics are off, and all files lie in a folder that only this user can enter.
+Between several hosts the ports are open to the network and the token alone keeps others out (docs/scaling.md).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
-import secrets
-import shutil
-import sys
-import tempfile
+import socket
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Protocol
 
+from retorq.acting.placement import Host
+from retorq.acting.private import PrivateFolder
+from retorq.acting.ray_settings import (
+    ELSEWHERE,
+    LEARNER,
+    SAFE,
+    SETTINGS,
+    TOKEN_PATH,
+    Environment,
+    in_use,
+    own_token,
+    read_token,
+    require_ray,
+)
 from retorq.types import UserError
 
-SAFE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everything listens on 127.0.0.1
-    "RAY_worker_niceness": "0",  # by default 15, which starves actors beside a learner that never rests
-    # A node that is cut off is noticed within 10 seconds; by default after more than a minute.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
-}
-TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
-TOKEN = secrets.token_hex(32)
-"""Of every Ray that this process starts: Ray reads it once and keeps it."""
 STORE = 100 << 20
 """Least bytes of Ray's object store, through which messages and weights go."""
 
 
-def require_ray() -> ModuleType:
-    """The ray module.
+class RayCluster(Protocol):
+    """Ray as a pool sees it."""
+
+    ray: ModuleType
+
+    @property
+    def head(self) -> tuple[str, int]:
+        """Host and port of Ray's head."""
+
+    def close(self) -> None:
+        """Leave; safe to call twice."""
+
+
+def hosts(ray: ModuleType) -> list[Host]:
+    """The nodes that are alive now; asks the head."""
+    return [
+        Host(
+            id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            port=int(node["NodeManagerPort"]),
+            processors=float(node["Resources"].get("CPU", 0.0)),
+            store=int(node["Resources"].get("object_store_memory", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``.
 
     Raises:
-        UserError: It is not installed, too old to ask for a token, or was already imported with other settings.
+        UserError: It is no such address.
     """
-    late = "ray" in sys.modules and any(os.environ.get(name) != value for name, value in SAFE.items())
-    if late:
-        raise UserError("ray was imported before its safe settings were made; import it after retorq, or not at all.")
-    os.environ.update(SAFE)
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1024 <= int(port) < 65_536:
+        raise UserError(f"cluster is {text!r}; give HOST:PORT, as `retorq cluster head` prints it.")
+    return host, int(port)
+
+
+def answers(address: tuple[str, int], seconds: float = 2.0) -> bool:
+    """Whether somebody listens there."""
     try:
-        import ray
-    except ImportError as error:
-        raise UserError("pool is 'ray', but Ray is not installed; run: pip install 'retorq[dist]'.") from error
-    version = tuple(int(part) for part in ray.__version__.split(".")[:2])
-    if version < (2, 60):
-        raise UserError(f"Ray is {ray.__version__}, whose token authentication is incomplete; install 2.60 or newer.")
-    module: ModuleType = ray
-    return module
+        socket.create_connection(address, timeout=seconds).close()
+    except OSError:
+        return False
+    return True
 
 
-def private_folder() -> Path:
-    """A folder that only this user can enter, with the token in it. Its path is short, as Unix sockets need."""
-    folder = Path(tempfile.mkdtemp(prefix="rq", dir="/tmp" if os.path.isdir("/tmp") else None))
-    folder.chmod(0o700)
-    token = folder / "token"
-    token.touch(0o600)
-    token.write_text(TOKEN)
-    return folder
+def facing(address: tuple[str, int]) -> str:
+    """This host's own address on the way to another one; nothing is sent.
+
+    Raises:
+        UserError: There is no way there, or no such host.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            own: str = probe.getsockname()[0]
+            return own
+    except OSError as error:
+        raise UserError(f"cluster is {address[0]!r}, which this host cannot reach ({error}); check it.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 class LocalRay:
-    """Ray on this machine, from construction to ``close``.
+    """Ray on this host, from construction to ``close``.
 
     Args:
         processors: How many Ray may count on; actors ask for none, so this bounds nothing.
         store: Bytes of the object store.
+
+    Raises:
+        UserError: Ray is missing, already runs in this program, or did not start.
     """
 
     def __init__(self, *, processors: int | None = None, store: int = STORE) -> None:
-        self.ray = require_ray()
-        if self.ray.is_initialized():
-            raise UserError("Ray is already running in this program; retorq starts its own: call ray.shutdown() first.")
-        self.folder = private_folder()
-        # These would lead to another cluster, or to another token.
-        self._before = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", TOKEN_PATH)}
-        os.environ[TOKEN_PATH] = str(self.folder / "token")
+        self._folder = PrivateFolder()
+        token = self._folder.write("token", own_token())
+        self._environment = Environment(
+            SAFE | LEARNER | {TOKEN_PATH: str(token)} | dict.fromkeys(ELSEWHERE)  # type: ignore[arg-type]
+        )
         try:
-            self.context = self.ray.init(
+            self.ray = require_ray(SAFE | LEARNER)
+            self.context = _connect(
+                self.ray,
                 address="local",
                 num_cpus=processors or os.cpu_count(),
                 include_dashboard=False,
                 object_store_memory=max(STORE, store),
                 _temp_dir=str(self.folder / "r"),
-                log_to_driver=False,
-                logging_level="error",
             )
         except BaseException:
             self.close()
             raise
 
     @property
+    def folder(self) -> Path:
+        """Where all its files are."""
+        return self._folder.path
+
+    @property
     def head(self) -> tuple[str, int]:
         """Host and port of Ray's head."""
-        host, _, port = self.context.address_info["gcs_address"].rpartition(":")
-        return host, int(port)
+        return address_of(self.context.address_info["gcs_address"])
 
     def close(self) -> None:
         """End Ray and remove its files; safe to call twice."""
-        self.ray.shutdown()
-        for name, value in self._before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _disconnect(self)
+        self._environment.restore()
+        self._folder.close()
+
+
+class JoinedRay:
+    """A cluster of several hosts as seen by a learner on one of them, from construction to ``close``.
+
+    Args:
+        address: ``HOST:PORT`` of the head.
+        token: File that holds the cluster's token.
+
+    Raises:
+        UserError: No head answers, the token is not its own, or this host is no node of the cluster.
+    """
+
+    def __init__(self, address: str, token: Path) -> None:
+        self.head = address_of(address)
+        in_use(read_token(token))
+        if not answers(self.head):
+            raise UserError(
+                f"cluster is {address!r}, where no head answers; start it with: retorq cluster head "
+                f"--address {self.head[0]}."
+            )
+        own = facing(self.head)
+        settings = (SAFE if _is_loopback(own) else SETTINGS) | LEARNER
+        self._environment = Environment(
+            settings | {TOKEN_PATH: str(token.expanduser())} | dict.fromkeys(ELSEWHERE)  # type: ignore[arg-type]
+        )
+        try:
+            self.ray = require_ray(settings)
+            _connect(self.ray, address=address, _node_ip_address=own)
+            here = {host.address for host in hosts(self.ray)}
+            if own not in here:
+                raise UserError(_NO_NODE.format(address=address))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Leave the cluster, which ends this learner's actors; safe to call twice."""
+        _disconnect(self)
+        self._environment.restore()
+
+
+_NO_NODE = "cluster is {address!r}, of which this host is no node; run on it, too: retorq cluster worker {address}."
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _connect(ray: ModuleType, **arguments: Any) -> Any:
+    """Start or join Ray, with its errors as sentences."""
+    if ray.is_initialized():
+        raise UserError("Ray is already running in this program; retorq starts its own: call ray.shutdown() first.")
+    try:
+        context = ray.init(**arguments, log_to_driver=False, logging_level="error")
+        _silence(ray)
+        return context
+    except Exception as error:  # Ray raises Exception itself
+        text = str(error)
+        where = arguments["address"]
+        if "uthenticat" in text:
+            raise UserError(f"cluster {where!r} has another token; copy the head's token file to this host.") from error
+        if where != "local" and ("node_ip_address" in text or "No node info" in text or "Raylet" in text):
+            raise UserError(_NO_NODE.format(address=where)) from error
+        raise UserError(f"Ray did not start ({_first_line(error)}); try again when this host is less busy.") from error
+
+
+def _silence(ray: ModuleType) -> None:
+    """Keep the pages that Ray prints about every node that is lost from the screen: pools say it in one line."""
+    ray._private.worker.print_worker_logs = lambda *_: None  # it has no setting
+
+
+def _disconnect(cluster: Any) -> None:
+    if getattr(cluster, "ray", None) is not None:
+        cluster.ray.shutdown()

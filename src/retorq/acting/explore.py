@@ -1,4 +1,4 @@
-"""Exploration: with what probability each column acts at random, and when."""
+"""Exploration: with what probability each column acts at random, or with how much noise, and when."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import numpy as np
 
 
 class Explore(Protocol):
-    """Gives each column's probability of a uniformly random action."""
+    """Gives how much each column explores: the probability of a uniformly random action.
+
+    Where actions are continuous, it is the standard deviation of the noise added to them.
+    """
 
     def epsilon(self, step: int, total: int) -> np.ndarray:
-        """``[B]`` in [0, 1], at agent step ``step`` (all columns together) of ``total``."""
+        """``[B]``, at least 0, at agent step ``step`` (all columns together) of ``total``."""
 
     @property
     def sentence(self) -> str:
@@ -98,6 +101,23 @@ class Linear:
         over = f"{self._share:.0%} of the run" if self.steps is None else f"{self.steps:,} steps"
         after = f" after {self.warmup:,} steps of warm-up" if self.warmup else ""
         return f"epsilon {self.start:g} to {self.final:g} over {over}{after}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Normal noise on continuous actions in [-1, 1], of one standard deviation always and everywhere (Ape-X DPG)."""
+
+    columns: int
+    deviation: float
+
+    def epsilon(self, step: int, total: int) -> np.ndarray:
+        """``[B]``."""
+        return np.full(self.columns, self.deviation)
+
+    @property
+    def sentence(self) -> str:
+        """One line for the start of a run."""
+        return f"normal noise of standard deviation {self.deviation:g} on actions in [-1, 1]"
 
 
 @dataclass(frozen=True, kw_only=True)

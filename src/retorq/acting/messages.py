@@ -27,6 +27,7 @@ class Message:
     """Rows of one actor, with the games finished meanwhile.
 
     ``chunks`` name the columns of the whole run. ``version`` is that of the weights the rows were acted with.
+    ``latencies`` are seconds from each observation to its action, where an actor plays by the clock.
     """
 
     actor: int
@@ -35,6 +36,7 @@ class Message:
     chunks: list[Chunk]
     episodes: list[Episode] = field(default_factory=list)
     version: int = 0
+    latencies: list[float] = field(default_factory=list)
 
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -132,6 +134,7 @@ def description(message: Message, told: list[dict[str, Any]]) -> dict[str, Any]:
         "version": message.version,
         "chunks": told,
         "episodes": [asdict(episode) for episode in message.episodes],
+        "latencies": [round(latency, 6) for latency in message.latencies],
     }
 
 
@@ -203,6 +206,11 @@ class Streams:
             for at, column in enumerate(columns):
                 self._held[int(column)] = newest.map(lambda a, at=at: a[:, at : at + 1])  # type: ignore[misc]
         return out
+
+    def open(self, columns: Iterable[int]) -> list[tuple[int, int]]:
+        """Those of ``columns`` whose game is not over, with the agent steps done in it."""
+        held = [(column, self._held[column]) for column in columns if column in self._held]
+        return [(column, int(rows.inputs.elapsed[0, 0])) for column, rows in held if not bool(rows.last[0, 0])]
 
     def cut(self, columns: Iterable[int]) -> list[Chunk]:
         """End the streams of ``columns`` with the rows held back."""

@@ -37,6 +37,13 @@ class ActorPool(Protocol):
     def faults(self) -> list[str]:
         """What went wrong with actors since the last call and what was done, a sentence each."""
 
+    def told(self) -> dict[str, float]:
+        """What belongs into a row of metrics: what was lost, and how late actions came."""
+
+    @property
+    def late(self) -> int | None:
+        """Actions that came too late since the run began; None where nobody plays by the clock."""
+
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and plain numbers for a checkpoint."""
 
@@ -58,6 +65,7 @@ class LocalPool:
     """
 
     replaced = 0
+    late = None
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
@@ -90,6 +98,10 @@ class LocalPool:
     def faults(self) -> list[str]:
         """None: an actor in this process fails with the run."""
         return []
+
+    def told(self) -> dict[str, float]:
+        """Nothing: nobody is lost, and acting waits for learning."""
+        return {}
 
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The actor's state, and its rounded weights where it has a copy of its own."""

@@ -22,14 +22,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from retorq.acting.actor import Chunk
+from retorq.acting.pace import ahead
 from retorq.acting.remote import Recipe
 from retorq.acting.shared import SharedWeights, size, unnamed_file
-from retorq.acting.supervised import PATIENCE, START_LIMIT, Supervised
+from retorq.acting.supervised import PATIENCE, START_LIMIT, Supervised, message_bytes
 from retorq.acting.worker import BOOT
 from retorq.nn.network import Network
 from retorq.types import UserError
 
 SLOTS = 3
+"""Messages that an actor may have under way, if it does not play by the clock."""
 
 
 @dataclass
@@ -69,7 +71,8 @@ class ProcessPool(Supervised):
         self._weights_file = unnamed_file(size(network))
         self._weights = SharedWeights(network, self._weights_file)
         self._slot = [_slot_bytes(recipe, bytes_per_row) for recipe in recipes]
-        self._files = [unnamed_file(SLOTS * slot) for slot in self._slot]
+        self._slots = [ahead(SLOTS, recipe.hz, recipe.rows) for recipe in recipes]
+        self._files = [unnamed_file(slots * slot) for slots, slot in zip(self._slots, self._slot, strict=True)]
         self._memories = [mmap.mmap(file, 0) for file in self._files]
         self._actors: list[_Process | None] = [None] * len(recipes)
         self._arrived: deque[tuple[int, dict[str, Any]]] = deque()
@@ -88,7 +91,7 @@ class ProcessPool(Supervised):
             "pipe": theirs.fileno(),
             "weights": self._weights_file,
             "memory": self._files[actor],
-            "slots": SLOTS,
+            "slots": self._slots[actor],
             "parent": os.getpid(),
             "recipe": self.recipes[actor].as_json(),
             "actor": actor,
@@ -160,7 +163,7 @@ class ProcessPool(Supervised):
         """Replace actors that hang: silent for too long although they have a free slot."""
         now = time.monotonic()
         for actor, held in enumerate(self._actors):
-            if held is None or held.in_hand >= SLOTS:
+            if held is None or held.in_hand >= self._slots[actor]:
                 continue
             limit = self.time_limit if held.ready else START_LIMIT
             if now - held.heard > limit and not held.pipe.poll():
@@ -173,7 +176,7 @@ class ProcessPool(Supervised):
             return "closed its pipe"
         if code >= 0:
             return f"ended its process with exit code {code}"
-        return f"was killed by {signal.Signals(-code).name} (out of memory or a crash in native code)"
+        return f"was killed by {_signal_name(-code)} (out of memory or a crash in native code)"
 
     def _kill(self, actor: int) -> None:
         held, self._actors[actor] = self._actors[actor], None
@@ -206,7 +209,14 @@ class ProcessPool(Supervised):
         self._files, self._memories, self._weights_file = [], [], -1
 
 
+def _signal_name(number: int) -> str:
+    """Of real-time signals only the first and the last have a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _slot_bytes(recipe: Recipe, bytes_per_row: int) -> int:
-    """Room for a message: every row, and as many final rows of games (SAME_STEP), with 64 KiB to spare."""
-    need = 2 * recipe.rows * recipe.columns * bytes_per_row + 65_536
-    return -(-need // mmap.PAGESIZE) * mmap.PAGESIZE
+    """Room for a message, in whole pages."""
+    return -(-message_bytes(recipe, bytes_per_row) // mmap.PAGESIZE) * mmap.PAGESIZE

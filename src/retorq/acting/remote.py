@@ -13,6 +13,7 @@ import torch
 from retorq.acting.actor import Actor, Chunk
 from retorq.acting.explore import Explore
 from retorq.acting.messages import Message, joined
+from retorq.acting.pace import Paced
 from retorq.acting.pools import LocalPool
 from retorq.nn.network import Network
 from retorq.types import Diverged, Trajectory, UserError
@@ -23,7 +24,8 @@ class Recipe:
     """How to build one actor anywhere, from names and plain values: no code and no object travels.
 
     ``entry`` is ``module:function``, called with ``arguments`` and ``seed=``; it returns an :class:`Actor` of
-    ``columns`` columns, which are ``first .. first + columns - 1`` of the run's.
+    ``columns`` columns, which are ``first .. first + columns - 1`` of the run's. ``hz`` above 0: it plays by the clock,
+    so many steps of each column per second.
     """
 
     entry: str
@@ -31,6 +33,7 @@ class Recipe:
     first: int = 0
     columns: int = 1
     rows: int = 10
+    hz: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -94,6 +97,9 @@ class Player:
         playing.explore = Part(
             whole=playing.explore, first=recipe.first, columns=recipe.columns, clock=lambda: self.weights.clock
         )
+        self.paced: Paced | None = None
+        if recipe.hz:
+            playing.env = self.paced = Paced(playing.env, recipe.hz)
         self.network = playing.network  # in float32; what acts may be a rounded copy
         self.pool = LocalPool(playing)
         self.edition, self.version, self.number = -1, -1, 0
@@ -117,6 +123,7 @@ class Player:
             chunks=[(columns + self.recipe.first, rows) for columns, rows in chunks],
             episodes=episodes,
             version=self.version,
+            latencies=self.paced.drain() if self.paced is not None else [],
         )
 
     def close(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,17 @@ import torch
 
 from retorq.acting.actor import Chunk
 from retorq.acting.messages import Inbox, Message, Streams, episodes_from_json, unpack
+from retorq.acting.pace import Punctuality
 from retorq.acting.remote import Recipe
+from retorq.acting.tally import Tally
 from retorq.types import Diverged, Episode
 
 START_LIMIT = 180.0
 """Seconds an actor may take to start: imports, its environments, its network."""
 PATIENCE = 0.1
 """Seconds that ``receive`` waits for rows before it gives the loop a chance to look at signals."""
+FORGIVEN = 600.0
+"""Seconds an actor must have played since it was started for its earlier restarts to count no more."""
 
 
 class Supervised(ABC):
@@ -28,17 +33,23 @@ class Supervised(ABC):
         recipes: One per actor; together they cover the run's columns.
         seed: One seed for all actors.
         time_limit: Seconds an actor may take for a message.
-        most_restarts: How often one actor is started anew before the run is given up.
+        most_restarts: How often one actor is started anew before the run is given up; whoever has played for
+            ``FORGIVEN`` seconds has all of them again.
     """
 
     def __init__(self, recipes: list[Recipe], *, seed: int, time_limit: float, most_restarts: int) -> None:
         self.recipes, self.seed, self.time_limit, self.most_restarts = recipes, seed, time_limit, most_restarts
+        self.columns = sum(recipe.columns for recipe in recipes)
         self.steps = 0
         self.versions = [-1] * len(recipes)
         """Version of the weights that each actor last acted with."""
         self.restarts = [0] * len(recipes)
+        """How often each actor was started anew, without those that are forgiven."""
         self.replaced = 0
-        self.inbox, self.streams = Inbox(len(recipes)), Streams()
+        self.inbox, self.streams, self.tally = Inbox(len(recipes)), Streams(), Tally(self.columns)
+        self.punctuality = Punctuality(max((recipe.hz for recipe in recipes), default=0.0))
+        self._begun = [0.0] * len(recipes)
+        self._played = [0.0] * len(recipes)  # seconds from the start of an actor to its last message
         self._started = False  # actors start with the first ``receive``: what a resume puts back is there by then
         self._episodes: list[Episode] = []
         self._faults: list[str] = []
@@ -81,6 +92,7 @@ class Supervised(ABC):
     def _incarnate(self, actor: int) -> tuple[int, int]:
         """The number of the actor's next incarnation, and a seed for it."""
         incarnation = self.inbox.begin(actor)
+        self._begun[actor], self._played[actor] = time.monotonic(), 0.0
         seed = np.random.SeedSequence([self.seed, actor, incarnation, self.steps]).generate_state(1)[0]
         return incarnation, int(seed) % 2**31
 
@@ -93,20 +105,42 @@ class Supervised(ABC):
             chunks=unpack(told["chunks"], memory, start),
             episodes=episodes_from_json(told["episodes"]),
             version=told["version"],
+            latencies=told["latencies"],
         )
         chunks: list[Chunk] = []
         for ordered in self.inbox.accept(message):
             self.versions[actor] = ordered.version
+            self.punctuality.add(ordered.latencies)
+            self._played[actor] = time.monotonic() - self._begun[actor]
             self._episodes += [replace(episode, step=self.steps) for episode in ordered.episodes]
             chunks += self.streams.push(ordered.chunks)
+        self.tally.add(chunks)
         return chunks
 
-    def _replace(self, actor: int, reason: str) -> None:
-        """End an actor, cut its streams, and start its next incarnation."""
+    def _end(self, actor: int) -> None:
+        """End an actor and cut its streams; its games are told as far as they came."""
         self._kill(actor)
         recipe = self.recipes[actor]
-        self._closing += self.streams.cut(range(recipe.first, recipe.first + recipe.columns))
-        self.restarts[actor] += 1
+        self._closing += self._cut(range(recipe.first, recipe.first + recipe.columns))
+
+    def _cut(self, columns: Iterable[int]) -> list[Chunk]:
+        """End streams; a game that was open counts as cut, without the action that was never answered."""
+        for column, elapsed in self.streams.open(columns):
+            self._episodes.append(
+                Episode(
+                    score=float(self.tally.scores[column]), length=elapsed, column=column, step=self.steps, cut=True
+                )
+            )
+        chunks = self.streams.cut(columns)
+        self.tally.add(chunks)
+        return chunks
+
+    def _replace(self, actor: int, reason: str, *, blamed: bool = True) -> None:
+        """End an actor, cut its streams, and start its next incarnation; ``blamed``: it may be what fails."""
+        self._end(actor)
+        if self._played[actor] >= FORGIVEN:
+            self.restarts[actor] = 0
+        self.restarts[actor] += int(blamed)
         self.replaced += 1
         if self.restarts[actor] > self.most_restarts:
             raise Diverged(
@@ -126,6 +160,16 @@ class Supervised(ABC):
         told, self._faults = self._faults, []
         return told
 
+    def told(self) -> dict[str, float]:
+        """For a row of metrics: actors replaced since the run began, if any, and how late actions come."""
+        replaced = {"actors_replaced": float(self.replaced)} if self.replaced else {}
+        return replaced | self.punctuality.told()
+
+    @property
+    def late(self) -> int | None:
+        """Actions that came too late since the run began; None where nobody plays by the clock."""
+        return self.punctuality.late if self.punctuality.hz else None
+
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The rows held back and the counters; games and generators of the actors are not kept."""
         state = self.streams.state_dict()
@@ -133,14 +177,22 @@ class Supervised(ABC):
             waiting = Streams()
             waiting.push([chunk])
             state |= waiting.state_dict()
-        return state, {"steps": self.steps, "replaced": self.replaced}
+        counted = {"steps": self.steps, "replaced": self.replaced, "late": self.punctuality.late}
+        return state, counted | {"scores": self.tally.scores.tolist()}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
         """Put back what ``state_dict`` gave; False: the games begin anew, see ``cut``."""
         self.steps, self.replaced = int(numbers["steps"]), int(numbers.get("replaced", 0))
+        self.punctuality.late = int(numbers.get("late", 0))
         self.streams.load_state_dict(tensors)
+        self.tally.scores[:] = numbers.get("scores", 0.0)
         return False
 
     def cut(self) -> list[Chunk]:
         """End all streams with the rows held back (after a resume)."""
-        return self.streams.cut(range(sum(recipe.columns for recipe in self.recipes)))
+        return self._cut(range(self.columns))
+
+
+def message_bytes(recipe: Recipe, bytes_per_row: int) -> int:
+    """Room for a message: every row, and as many final rows of games (SAME_STEP), with 64 KiB to spare."""
+    return 2 * recipe.rows * recipe.columns * bytes_per_row + 65_536

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
-from retorq.types import UserError
+from retorq.types import EnvSpec, UserError
 
 AGENTS: dict[str, str] = {
     "recurrent_iqn": "retorq.algorithms.recurrent_iqn",
@@ -21,8 +21,13 @@ AGENTS: dict[str, str] = {
     "r2d2": "retorq.algorithms.r2d2",
     "apex_dqn": "retorq.algorithms.apex_dqn",
     "gorila": "retorq.algorithms.gorila",
+    "apex_dpg": "retorq.algorithms.apex_dpg",
 }
 """Name of the agent: module that holds it."""
+CONTINUOUS = ("apex_dpg",)
+"""Agents whose actions are numbers (Box)."""
+DISCRETE = tuple(name for name in AGENTS if name not in CONTINUOUS)
+"""Agents that choose among actions (Discrete)."""
 
 
 def load(name: str) -> ModuleType:
@@ -35,6 +40,24 @@ def load(name: str) -> ModuleType:
         near = get_close_matches(name, AGENTS, n=1, cutoff=0.0)
         raise UserError(f"agent is {name!r}, which does not exist; perhaps you meant {near[0]!r} (retorq list agents).")
     return importlib.import_module(AGENTS[name])
+
+
+def require_actions(agent: str, spec: EnvSpec) -> None:
+    """Refuse an environment whose actions are not of the agent's kind.
+
+    Raises:
+        UserError: They are not.
+    """
+    if spec.continuous and agent not in CONTINUOUS:
+        raise UserError(
+            f"the actions of {spec.id} are numbers (a Box), but {agent} chooses among Discrete ones; use --agent "
+            f"{' or '.join(CONTINUOUS)}, or wrap the environment with a list of allowed actions."
+        )
+    if not spec.continuous and agent in CONTINUOUS:
+        raise UserError(
+            f"{spec.id} has {spec.actions} Discrete actions, but those of {agent} are numbers (a Box); use --agent "
+            "apex_dqn, or another of retorq list agents."
+        )
 
 
 def preset(agent: str, name: str) -> Any:

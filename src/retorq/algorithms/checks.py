@@ -53,11 +53,16 @@ def share(config: Any, *names: str) -> None:
 
 
 def sizes(config: Any, *names: str) -> None:
-    """Tuples of whole numbers, each at least 1."""
+    """Tuples of whole numbers, each at least 1, and as many as the type says."""
     for name in names:
-        value = getattr(config, name)
+        value, kinds = getattr(config, name), get_args(_hints(config.__class__)[name])
         right = isinstance(value, tuple) and all(type(size) is int and size >= 1 for size in value)
-        refuse(not right, f"{name} is {value!r}; give whole numbers of at least 1, or none at all.")
+        any_number = Ellipsis in kinds
+        right = right and (any_number or len(value) == len(kinds))
+        what = (
+            "whole numbers of at least 1, or none at all" if any_number else f"{len(kinds)} whole numbers of at least 1"
+        )
+        refuse(not right, f"{name} is {value!r}; give {what}.")
 
 
 def unused(config: Any, switch: str, *names: str) -> None:
@@ -95,6 +100,7 @@ AT_LEAST_ONE = frozenset(
 )
 NOT_NEGATIVE = frozenset(
     (
+        "action_noise",
         "hidden_size",
         "burn_in",
         "warmup",
@@ -111,6 +117,7 @@ NOT_NEGATIVE = frozenset(
 POSITIVE = frozenset(
     (
         "learning_rate",
+        "policy_learning_rate",
         "optimizer_epsilon",
         "clip_gradient",
         "replay_ratio",
@@ -133,10 +140,11 @@ SHARES = frozenset(
         "munchausen_alpha",
     )
 )
-SIZES = frozenset(["torso_hidden"])
+SIZES = frozenset(["torso_hidden", "critic_layers", "policy_layers"])
 OWN = frozenset(
     (
         "munchausen_lowest",
+        "evict_exponent",
         "atoms",
         "lowest_value",
         "highest_value",

@@ -13,6 +13,7 @@ GROUPS = {
 HELP: dict[str, dict[str, str]] = {
     "acting": {
         "num_envs": "environments played side by side; a step in each counts as that many steps",
+        "action_noise": "standard deviation of the normal noise added to actions, which lie in [-1, 1]",
         "epsilon_start": "probability of a random action at the start (with a ladder: its base, see epsilon_exponent)",
         "epsilon_final": "the same at the end of the decay",
         "epsilon_floor": "lowest probability of a random action in any environment",
@@ -33,6 +34,11 @@ HELP: dict[str, dict[str, str]] = {
         "elapsed_time": "show the steps since the game began to the memory",
         "quantile_layer": "where quantile fractions enter: after the LSTM, or before it (outer, inner, separate)",
         "hidden_size": "units of the layer before the outputs (with dueling, in each stream); 0: no such layer",
+        "critic_layers": "units of the critic's two layers",
+        "policy_layers": "units of the policy's two layers",
+        "second_activation": "what follows the second layer of both: relu or tanh (tanh follows the first)",
+        "action_layer": "the layer of the critic that the action enters: 1 or 2",
+        "squash": "how the policy's outputs are brought into [-1, 1]: tanh, or clip (cut off, without gradient there)",
         "dueling": "learn the value of a state and the advantage of each action in separate streams",
         "dueling_rescale": "scale the gradient that both streams send down by 1/sqrt(2)",
         "noisy": "learned noise in the weights of the last layers, which explores",
@@ -69,6 +75,8 @@ HELP: dict[str, dict[str, str]] = {
         "munchausen_lowest": "lowest value of temperature * log-probability",
         "optimizer": "adam, rmsprop (centered, as in the first DQN) or adagrad (whose steps only shrink)",
         "learning_rate": "step size of the optimizer",
+        "policy_learning_rate": "the same for the policy; learning_rate is then that of the critic alone",
+        "actor_clip": "cut to [-1, 1]: the critic's slope by the action (dqda), or the gradients of the policy (param)",
         "anneal_learning_rate": "let the learning rate fall linearly to 0 over the run",
         "optimizer_epsilon": "small number in the optimizer's denominator",
         "max_staleness": "updates by which a gradient may be late at a parameter server; later ones are dropped",
@@ -89,6 +97,7 @@ HELP: dict[str, dict[str, str]] = {
         "priority_beta_final": "the same at the end of the run",
         "priority_error": "the error that counts: td (of the values) or loss",
         "actor_priorities": "a new step's first priority is what its actor's values make of it, not the highest so far",
+        "evict_exponent": "a full replay lets a step go in proportion to its priority to the power of this, at most 0",
         "priority_eta": "priority of a sequence: this share of its largest error, the rest of its mean error",
     },
     "machine": {

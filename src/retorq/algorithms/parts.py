@@ -173,6 +173,7 @@ def _agent(name: str, config: Settings, spec: EnvSpec, network: Network, loss: L
         refresh=config.refresh if isinstance(config, Recurrent) else 0.0,
         tell_values=told,
         trim_period=config.trim_period if isinstance(config, ManyActors) and config.prioritized else 0,
+        surplus=_surplus(config),
         notes=notes,
     )
 
@@ -190,6 +191,12 @@ def bundles(config: settings.ManyLearners) -> Bundles:
         optimizer_epsilon=config.optimizer_epsilon,
         target_period=config.target_period,
     )
+
+
+def _surplus(config: Settings) -> float:
+    """The share of its capacity that a replay holds beyond it."""
+    soft = isinstance(config, ManyActors) and config.prioritized and config.trim_period
+    return ManyActors.SURPLUS if soft else 0.0
 
 
 def _learner(config: Settings, network: Network, loss: Loss) -> Callable[..., Learner]:
@@ -214,8 +221,6 @@ def _replay(config: Settings, network: Network, loss: Loss, layout: Layout, wind
     if isinstance(config, Recurrent):
         eta = config.priority_eta
         what = {"start": "stored" if config.start_state.startswith("stored") else "zero", "draw": config.draw}
-    if isinstance(config, ManyActors) and config.prioritized:
-        what["surplus"] = config.SURPLUS if config.trim_period else 0.0
     priorities = Priorities(
         exponent=config.priority_exponent, beta=config.priority_beta, beta_final=config.priority_beta_final, eta=eta
     )
@@ -228,6 +233,7 @@ def _replay(config: Settings, network: Network, loss: Loss, layout: Layout, wind
         priorities=priorities if config.prioritized else None,
         stack=config.stack,
         initial_state=network.initial_state,
+        surplus=_surplus(config),
         first_errors=loss.first_errors if layout.values and isinstance(loss, QLearning) else None,
         **what,
     )

@@ -15,31 +15,18 @@ from retorq.algorithms.checks import check, refuse, unused
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What every agent has."""
+class Basic:
+    """What every agent has, whatever it learns."""
 
     # acting
     num_envs: int = 1
-    # network
-    torso: Literal["auto", "nature", "compact", "minatar", "flat"] = "auto"  # nature for Atari: 32@8s4, 64@4s2, 64@3s1
-    torso_hidden: tuple[int, ...] = ()  # fully connected layers after the convolutions
-    torso_norm: bool = False  # ours: layer normalization after them
-    center_images: bool = False  # ours: subtract the mean image of the warm-up
-    stack: int = 1  # images stacked
-    hidden_size: int = 512  # of the layer before the outputs; of each stream if dueling; 0: none
-    dueling: bool = False
     # learning
     batch_size: int = 32
     n_step: int = 1
     gamma: float = 0.99
-    double: bool = False
-    clip_rewards: Literal["sign", "clip", "none"] = "clip"
-    rescale_epsilon: float = 0.0  # of the value rescaling h; 0: none
-    optimizer: Literal["adam", "rmsprop", "adagrad"] = "adam"
     learning_rate: float = 2.5e-4
     anneal_learning_rate: bool = False  # linearly to 0
     optimizer_epsilon: float = 0.01 / 32
-    clip_gradient: float = 10.0
     target_period: int = 2_500  # updates = 10,000 agent steps / 4
     # replay
     replay_size: int = 1_000_000
@@ -49,7 +36,6 @@ class Settings:
     priority_exponent: float = 0.6  # Schaul et al. 2016, proportional
     priority_beta: float = 0.4
     priority_beta_final: float = 1.0
-    priority_error: Literal["td", "loss"] = "td"
     # machine
     precision: Literal["fp32", "bf16"] = "fp32"
     cuda_graph: bool = False  # record the learner's step and replay it (CUDA only)
@@ -58,20 +44,49 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse values out of range, and combinations that make no sense."""
         check(self)
-        unused(self, "prioritized", "priority_exponent", "priority_beta", "priority_beta_final", "priority_error")
+        unused(self, "prioritized", "priority_exponent", "priority_beta", "priority_beta_final")
+        if isinstance(self, ActorPriorities):
+            unused(self, "prioritized", "actor_priorities")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Basic):
+    """What every agent has that learns values of actions to choose among."""
+
+    # network
+    torso: Literal["auto", "nature", "compact", "minatar", "flat"] = "auto"  # nature for Atari: 32@8s4, 64@4s2, 64@3s1
+    torso_hidden: tuple[int, ...] = ()  # fully connected layers after the convolutions
+    torso_norm: bool = False  # ours: layer normalization after them
+    center_images: bool = False  # ours: subtract the mean image of the warm-up
+    stack: int = 1  # images stacked
+    hidden_size: int = 512  # of the layer before the outputs; of each stream if dueling; 0: none
+    dueling: bool = False
+    # learning
+    double: bool = False
+    clip_rewards: Literal["sign", "clip", "none"] = "clip"
+    rescale_epsilon: float = 0.0  # of the value rescaling h; 0: none
+    optimizer: Literal["adam", "rmsprop", "adagrad"] = "adam"
+    clip_gradient: float = 10.0
+    # replay
+    priority_error: Literal["td", "loss"] = "td"
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that make no sense."""
+        super().__post_init__()
+        unused(self, "prioritized", "priority_error")
         refuse(
             self.rescale_epsilon > 0 and self.clip_rewards != "none",
             "rescale_epsilon rescales unclipped rewards, but clip_rewards is "
             f"{self.clip_rewards!r}; set clip_rewards to none or rescale_epsilon to 0.",
         )
+        if isinstance(self, LadderEpsilon):
+            sensible_ladder(self, self.num_envs)
         if isinstance(self, Munchausen):
             sensible_munchausen(self)
         if isinstance(self, Support):
             sensible_support(self)
         if isinstance(self, RiskAttitude):
             sensible_risk(self)
-        if isinstance(self, ActorPriorities):
-            unused(self, "prioritized", "actor_priorities")
         if isinstance(self, ManyActors):
             unused(self, "prioritized", "trim_period")
 
@@ -114,12 +129,16 @@ class LadderEpsilon:
                 warmup=warmup,
                 uniform_steps=self.epsilon_steps,
             ), ()
-        # The last rung of a ladder: what an agent alone should come down to.
-        final = max(self.epsilon_floor, min(self.epsilon_final, 0.01))
+        final = self.final_alone
         note = (
             f"one environment has no epsilon ladder: epsilon falls linearly from 1 to {final:g} in a tenth of the run"
         )
         return Linear(columns=1, final=final, warmup=warmup), (note,)
+
+    @property
+    def final_alone(self) -> float:
+        """The last rung of a ladder: what an agent with one environment comes down to."""
+        return max(self.epsilon_floor, min(self.epsilon_final, 0.01))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +308,16 @@ class Recurrent(Settings):
             f"state_period is {self.state_period}, longer than sequence_length {self.sequence_length}, so rows between "
             "would never be trained; give at most the sequence length.",
         )
+
+
+def sensible_ladder(config: LadderEpsilon, num_envs: int) -> None:
+    """Refuse a floor that no rung of the ladder is above."""
+    floor, start, final = config.epsilon_floor, config.epsilon_start, config.epsilon_final
+    refuse(
+        num_envs > 1 and floor > 0 and floor >= max(start, final),
+        f"epsilon_floor is {floor:g}, but epsilon_start is {start:g} and epsilon_final {final:g}, so every environment "
+        "would have the floor and no ladder; set epsilon_floor below one of them.",
+    )
 
 
 def sensible_munchausen(config: Munchausen) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from retorq.algorithms.settings import LadderEpsilon, LinearEpsilon, Recurrent, Settings
+from retorq.algorithms.settings import Basic, LadderEpsilon, LinearEpsilon, Recurrent, Settings
 from retorq.types import EnvSpec
 
 OF_MEMORY = ("memory_size", "sequences", "start_state", "burn_in", "state_period")
 OF_LADDERS = ("epsilon_start", "epsilon_exponent", "epsilon_fraction", "epsilon_steps")
 
 
-def unused(config: Settings, spec: EnvSpec, *, pool: str = "local") -> dict[str, str]:
+def unused(config: Basic, spec: EnvSpec, *, pool: str = "local") -> dict[str, str]:
     """Why a setting does nothing, and what to do about it, by its name; ``pool`` is where acting happens."""
     found: dict[str, str] = {}
 
@@ -28,14 +28,22 @@ def unused(config: Settings, spec: EnvSpec, *, pool: str = "local") -> dict[str,
             add(why, f"set start_state to {_burnt(config.start_state)}", burn_in=0)
         if config.draw == "walk":
             add("start_state is 'whole', which walks whole games", "set start_state to zero or stored", sequences=None)
+        if config.prioritized and config.sequence_length == 1:
+            why = "sequence_length is 1, and the largest of one error is their mean"
+            longer = (
+                "set " + ("memory to lstm and " if config.memory == "none" else "") + "sequence_length to 2 or more"
+            )
+            add(why, longer, priority_eta=None)
     if isinstance(config, LadderEpsilon) and config.num_envs == 1:
         why = "num_envs is 1, which has no ladder of epsilons"
         add(why, "set num_envs to 2 or more", **dict.fromkeys(OF_LADDERS))
+        why = f"num_envs is 1, whose epsilon falls to {config.final_alone:g}"
+        add(why, "set num_envs to 2 or more", epsilon_final=config.final_alone)
     elif isinstance(config, LinearEpsilon | LadderEpsilon) and config.epsilon_start == config.epsilon_final:
         why = f"epsilon_start and epsilon_final are both {config.epsilon_final:g}, so nothing comes down"
         name = "epsilon_fraction" if isinstance(config, LadderEpsilon) else "epsilon_steps"
         add(why, "set them apart", **{name: None})
-    if not any(leaf.kind == "image" for leaf in spec.observation.values()):
+    if isinstance(config, Settings) and not any(leaf.kind == "image" for leaf in spec.observation.values()):
         add(f"{spec.id} shows no image", "choose another environment", torso="auto", center_images=False)
     if config.precision == "fp32" and pool == "local":
         why = "precision is fp32 and pool local, where the actor shares the learner's weights"

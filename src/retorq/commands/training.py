@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
+from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.arguments import first, read, told
 from retorq.commands import program
 from retorq.types import UserError
@@ -28,8 +29,11 @@ OF_RUNS = {
     "pool": "where acting happens: in this process (local), or in others at the same time",
     "actors": "of a pool that is not local: how many share the environments",
     "actor_rows": "of a pool that is not local: steps of each environment per message",
+    "hz": "of a pool that is not local: play in real time, so many steps of each environment per second; 0: at once",
     "actor_time_limit": "of a pool that is not local: seconds until a silent actor, shard or bundle is started anew",
     "replay_shards": "of the pool ray: processes that hold the replay; 0: the learner does",
+    "cluster": "of the pool ray: HOST:PORT of a cluster to join (retorq cluster); none: this host alone",
+    "cluster_token": "file with the token of that cluster",
 }
 """Fields of ``RunOptions`` that can be asked for, and what is said of them."""
 
@@ -180,8 +184,14 @@ class _Resume:
     """Keep the replay in checkpoints, so that a run goes on exactly."""
     actor_rows: int = 10
     """Of a pool that is not local: steps of each environment per message."""
+    hz: float = 0.0
+    """Of a pool that is not local: play in real time, so many steps of each environment per second; 0: at once."""
     actor_time_limit: float = 60.0
     """Of a pool that is not local: seconds until a silent actor, shard or bundle is started anew."""
+    cluster: str = ""
+    """Of the pool ray: HOST:PORT of a cluster to join (retorq cluster); none: this host alone."""
+    cluster_token: str = str(DEFAULT_TOKEN)
+    """File with the token of that cluster."""
 
 
 def resume(words: list[str]) -> int:

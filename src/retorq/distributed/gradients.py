@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from retorq.distributed.peers import Call, Peer
-from retorq.learner import Learner, apart
+from retorq.learner import Learner, unpacked
 from retorq.nn.network import Network
 from retorq.types import Batch, Tree
 
@@ -153,7 +153,7 @@ class Sending:
                 gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.online.parameters()]
                 self.servers.send(parameters_to_vector(gradients).numpy(), self.learner.rate(progress))
                 self.sent += 1
-        return apart(told | {"skipped": self.skipped_in_a_row.clone()})
+        return unpacked(told | {"skipped": self.skipped_in_a_row.clone()})
 
     def center(self, observation: Tree) -> None:
         """A mean image would be another one in every learner.

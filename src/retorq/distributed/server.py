@@ -48,7 +48,7 @@ class Server:
         self.weights = torch.nn.Parameter(torch.from_numpy(np.array(weights, np.float32)))
         self.target = self.weights.detach().clone()
         name, rate, epsilon = self._rule
-        self.optimizer = made_optimizer(name, [self.weights], rate, epsilon, torch.device("cpu"))
+        self.optimizer = made_optimizer(name, [{"params": [self.weights], "rate": rate}], epsilon, torch.device("cpu"))
 
     def fetch(self, version: int, copies: int) -> dict[str, Any]:
         """The version, and the weights if they are newer than ``version``; the same of the target and its copies."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from retorq.envs.guard import check_flag, check_reward
 from retorq.envs.gymnasium_ids import build, step_limit
-from retorq.envs.options import GYM_FIELDS, EnvOptions
-from retorq.envs.spaces import Door, action_count
+from retorq.envs.options import VECTOR_FIELDS, EnvOptions
+from retorq.envs.spaces import Actions, Door
 from retorq.types import EnvSpec, Tree, UserError
 
 
@@ -18,15 +18,16 @@ class Cell:
 
     def __init__(self, env: str, options: EnvOptions, *, render: bool = False) -> None:
         self._env = build(env, options, render=render)
-        actions, self._first_action = action_count(self._env.action_space)
+        self._actions = Actions(self._env.action_space)
         self._door = Door(self._env.observation_space, options)
         self.spec = EnvSpec(
             id=env,
             observation=self._door.leaves,
-            actions=actions,
+            actions=self._actions.count,
+            continuous=self._actions.continuous,
             max_steps=step_limit(self._env),
-            settings=options.settings(GYM_FIELDS),
-            action_names=_action_names(self._env, actions),
+            settings=options.settings(VECTOR_FIELDS - {"vector"} - self._door.idle),
+            action_names=_action_names(self._env, self._actions.count),
         )
 
     def reset(self, seed: int | None) -> Tree:
@@ -39,9 +40,12 @@ class Cell:
             )
         return self._door(answer[0])
 
-    def step(self, action: int) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray]:
-        """Observation, reward (float32), terminated and truncated (bool, never both) of one step."""
-        answer: Any = self._env.step(action + self._first_action)
+    def step(self, action: int | np.ndarray) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray]:
+        """Observation, reward (float32), terminated and truncated (bool, never both) of one step.
+
+        ``action`` is a choice, or numbers ``[A]`` in [-1, 1] where actions are continuous.
+        """
+        answer: Any = self._env.step(self._actions(action))
         if not (isinstance(answer, tuple) and len(answer) == 5):
             found = f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
             raise UserError(

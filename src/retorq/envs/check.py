@@ -39,14 +39,22 @@ def examine(env: str, build: Callable[[int], VectorEnv]) -> list[Finding]:
 def _told(spec: EnvSpec) -> str:
     parts = ", ".join(f"{name}: {leaf.kind} {leaf.shape} {leaf.dtype}" for name, leaf in spec.observation.items())
     cap = f"at most {spec.max_steps} steps per episode" if spec.max_steps else "announces no limit on an episode"
-    return f"{spec.id} has {spec.actions} actions, observations {parts}, and {cap}."
+    kind = f"actions of {spec.actions} numbers (a Box, for apex_dpg)" if spec.continuous else f"{spec.actions} actions"
+    return f"{spec.id} has {kind}, observations {parts}, and {cap}."
+
+
+def random_actions(spec: EnvSpec, columns: int, generator: np.random.Generator) -> np.ndarray:
+    """Uniformly random actions: ``[columns]`` int64, or ``[columns, A]`` float32 in [-1, 1)."""
+    if spec.continuous:
+        return generator.uniform(-1.0, 1.0, (columns, spec.actions)).astype(np.float32)
+    return generator.integers(spec.actions, size=columns)
 
 
 def _play(env: VectorEnv, steps: int) -> list[tuple[Tree, Step | None]]:
     generator = np.random.default_rng(7)
     rows: list[tuple[Tree, Step | None]] = [(env.reset(), None)]
     for _ in range(steps):
-        step = env.step(generator.integers(env.spec.actions, size=env.columns))
+        step = env.step(random_actions(env.spec, env.columns, generator))
         rows.append((step.observation, step))
     return rows
 

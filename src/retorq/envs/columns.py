@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from retorq.envs.cell import Cell
-from retorq.envs.guard import FAULTS, check_action
+from retorq.envs.guard import FAULTS, check_actions
 from retorq.envs.options import EnvOptions
 from retorq.types import Diverged, EnvSpec, Step, Tree, UserError
 
@@ -28,9 +28,9 @@ class Reset:
 
 @dataclass(frozen=True)
 class Act:
-    """Do one action."""
+    """Do one action: a choice, or float32 ``[A]``."""
 
-    action: int
+    action: int | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,12 @@ class Columns:
             answer = trouble or self._backend.exchange({column: Reset(int(fresh[0]))})[column]
 
     def step(self, action: np.ndarray) -> Step:
-        """One action ``[B]`` per column; where the last step ended the episode it is ignored and a new one starts."""
-        chosen = check_action(action, self.columns, self.spec.actions)
+        """One action per column; where the last step ended the episode it is ignored and a new one starts."""
+        checked = check_actions(action, self.columns, self.spec)
+        chosen: Any = checked if self.spec.continuous else checked.tolist()
         self._steps += 1
         commands: dict[int, Command] = {
-            column: Reset(None) if self._pending[column] else Act(int(chosen[column])) for column in range(self.columns)
+            column: Reset(None) if self._pending[column] else Act(chosen[column]) for column in range(self.columns)
         }
         answers, failed = self._run(commands)
         reward = np.zeros(self.columns, np.float32)
@@ -180,7 +181,8 @@ class InProcess:
     def __init__(self, env: str, *, columns: int, options: EnvOptions, render: bool = False) -> None:
         self._make = lambda: Cell(env, options, render=render)
         self._cells = [self._make() for _ in range(columns)]
-        self.spec = self._cells[0].spec
+        spec = self._cells[0].spec
+        self.spec = replace(spec, settings={**spec.settings, "workers": "0"})
         self.arrays = empty_arrays(self.spec, columns)
 
     def exchange(self, commands: Mapping[int, Command]) -> dict[int, Answer | Fault]:

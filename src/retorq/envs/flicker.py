@@ -22,7 +22,8 @@ class Flicker:
     def __init__(self, env: VectorEnv, chance: float, seed: int, first: int = 0) -> None:
         self._env: Any = env
         self._first = first
-        self.spec: EnvSpec = env.spec
+        spec: EnvSpec = env.spec
+        self.spec = replace(spec, settings={**spec.settings, "flicker": chance})
         self.columns = env.columns
         self._chance = chance
         self._generators = self._seeded(seed)

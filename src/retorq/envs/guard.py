@@ -12,7 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from retorq.types import Diverged, UserError
+from retorq.types import Diverged, EnvSpec, UserError
+
+
+def check_actions(action: Any, columns: int, spec: EnvSpec) -> np.ndarray:
+    """``action`` as this environment's agents give it; ``ValueError`` if it is not (a caller's bug).
+
+    Either int64 ``[B]`` as by :func:`check_action`, or, where actions are continuous, float32 ``[B, A]`` in [-1, 1].
+    """
+    if not spec.continuous:
+        return check_action(action, columns, spec.actions)
+    array = np.asarray(action)
+    if array.shape != (columns, spec.actions) or array.dtype.kind != "f":
+        raise ValueError(
+            f"actions must be floats of shape ({columns}, {spec.actions}), got {array.dtype} of shape {array.shape}"
+        )
+    if not (np.abs(array) <= 1).all():  # not a number is outside, too
+        raise ValueError(f"actions must lie in [-1, 1], got {array.min()}..{array.max()}")
+    return array.astype(np.float32)
+
 
 FAULTS = (Exception, SystemExit)
 """What an environment's own code may end with: one that calls ``sys.exit`` has failed like one that raises."""

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -26,7 +27,12 @@ _REGISTER = (
     ("highway-", "highway_env", "highway-env"),
 )
 # Environments that take microseconds and cannot hang: a process each would only cost time.
-_FAST = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", "gymnasium.envs.tabular")
+_FAST = (
+    "gymnasium.envs.classic_control",
+    "gymnasium.envs.toy_text",
+    "gymnasium.envs.tabular",
+    "gymnasium.envs.mujoco",
+)
 
 
 def register(env: str) -> None:
@@ -119,6 +125,15 @@ def is_fast(env: str) -> bool:
     return isinstance(entry, str) and entry.startswith(_FAST)
 
 
+def _require_package(name: str) -> None:
+    """Gymnasium registers MuJoCo's tasks whether there is MuJoCo or not."""
+    entry = gymnasium.registry[name].entry_point
+    if isinstance(entry, str) and entry.startswith("gymnasium.envs.mujoco"):
+        for package in ("mujoco", "imageio"):
+            if find_spec(package) is None:
+                raise UserError(f"{name} needs the package {package}; install it with: pip install 'retorq[mujoco]'")
+
+
 def build(env: str, options: EnvOptions, *, render: bool = False) -> gymnasium.Env[Any, Any]:
     """One environment; whatever its constructor raises becomes a ``UserError`` that names it."""
     found = user_object(env)
@@ -127,6 +142,7 @@ def build(env: str, options: EnvOptions, *, render: bool = False) -> gymnasium.E
     try:
         if found is None:
             name = registered_id(env)
+            _require_package(name)
             if render:
                 arguments.setdefault("render_mode", "rgb_array")
             return gymnasium.make(name, disable_env_checker=True, max_episode_steps=limit, **arguments)

@@ -14,6 +14,7 @@ _TOYS = {
     "two_doors": "two choices of equal mean return and different spread",
     "chain": "a short walk to the right; every algorithm solves it in seconds",
     "masked_cartpole": "CartPole with its velocities hidden",
+    "pendulum": "swing a pendulum up and hold it, by a torque: continuous actions, for apex_dpg",
 }
 
 

@@ -84,14 +84,27 @@ def _make_gymnasium(env: str, columns: int, seed: int, options: EnvOptions, rend
     found = user_object(env)
     if found is None:
         name = registered_id(env, also=(*toys.names(), *atari.game_names(), *minatar.game_names()))
+    whole = wants_vector(found) or options.vector
+    here = options.workers == "0" or (options.workers == "auto" and found is None and is_fast(name))
+    _refuse_idle(env, options, whole=whole, here=here)
     if wants_vector(found) or (options.vector and not render):
         vector: Any = build_vector(env, columns, options, render=render)
         return GymVector(vector, name=env, seed=seed, options=options)
-    here = options.workers == "0" or (options.workers == "auto" and found is None and is_fast(name))
     if here or render:
         backend = InProcess(env, columns=columns, options=options, render=render)
         return Columns(backend, columns=columns, seed=seed, first=first)
     return Columns(Processes(env, columns=columns, options=options), columns=columns, seed=seed)
+
+
+def _refuse_idle(env: str, options: EnvOptions, *, whole: bool, here: bool) -> None:
+    """Refuse options of worker processes where there are none."""
+    if whole:
+        remedy = "turn env.vector off" if options.vector else "give single environments"
+        why = f"{env} is a whole vector environment, which has no worker processes; {remedy}"
+        options.refuse_idle({"workers": why, "step_time_limit": why})
+    elif here:
+        why = f"{env} runs in this process, where nothing can cut a step short; set env.workers to each"
+        options.refuse_idle({"step_time_limit": why})
 
 
 def describe(env: str, options: EnvOptions | None = None) -> EnvSpec:

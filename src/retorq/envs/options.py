@@ -21,6 +21,10 @@ GYM_FIELDS = frozenset(
     {"flicker", "kwargs", "grayscale", "resize", "drop", "max_episode_steps", "step_time_limit", "workers", "vector"}
 )
 
+VECTOR_FIELDS = GYM_FIELDS - {"step_time_limit", "workers"}
+"""What whole vector environments can use, which have no worker processes."""
+NOOPS = 3_600
+"""Most no-op frames at a game's start: a minute. After longer ones a game may be over before it begins."""
 
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -80,6 +84,7 @@ class EnvOptions:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("noop_max", "resize", "max_episode_steps"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("noop_max", self.noop_max <= NOOPS, f"at most {NOOPS:,} frames")
         for name in ("sticky", "flicker"):
             self._require(name, 0.0 <= getattr(self, name) <= 1.0, "a probability between 0 and 1")
         self._require("step_time_limit", 0.0 < self.step_time_limit < float("inf"), "a positive number of seconds")
@@ -116,6 +121,14 @@ class EnvOptions:
                     f"env.{f.name} is {value!r}, but {env} cannot use that option; remove it "
                     f"(this environment takes {', '.join(sorted(used))})."
                 )
+
+    def refuse_idle(self, why: Mapping[str, str]) -> None:
+        """Raise ``UserError`` if a field that has no effect beside the others was set; ``why`` by the field's name."""
+        defaults = EnvOptions()
+        for name, reason in why.items():
+            value = getattr(self, name)
+            if value != getattr(defaults, name):
+                raise UserError(f"env.{name} is {value!r}, which would do nothing: {reason} or leave {name} out.")
 
 
 def options_from_json(text: str) -> EnvOptions:

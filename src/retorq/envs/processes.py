@@ -16,14 +16,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
 
-from retorq.envs.columns import Act, Answer, Command, Fault, Reset
+from retorq.envs.columns import Answer, Command, Fault, Reset
 from retorq.envs.options import EnvOptions
 from retorq.envs.worker import MESSAGE, places, shared_arrays
 from retorq.types import Diverged, EnvSpec, Leaf, UserError
@@ -54,7 +54,8 @@ class Processes:
             specs = [self._greet(column) for column in range(columns)]
             if any(spec != specs[0] for spec in specs):
                 raise UserError(f"{env} made environments with different spaces; all columns must be of one kind.")
-            self.spec = specs[0]
+            how = {"workers": "each", "step_time_limit": options.step_time_limit}
+            self.spec = replace(specs[0], settings={**specs[0].settings, **how})
             self._share()
         except BaseException:
             self.close()
@@ -107,11 +108,11 @@ class Processes:
         for column in range(self._columns):
             self._send(column, b"m", size)
 
-    def _send(self, column: int, letter: bytes, value: int) -> None:
+    def _send(self, column: int, letter: bytes, value: int, more: bytes = b"") -> None:
         pipe = self._pipes[column]
         try:
             if pipe is not None:
-                pipe.send_bytes(MESSAGE.pack(letter, value))
+                pipe.send_bytes(MESSAGE.pack(letter, value) + more)
         except OSError:
             pass  # the worker is dead; receiving says how
 
@@ -141,10 +142,12 @@ class Processes:
         """Have all named columns work at the same time; each has its whole time limit."""
         start = time.monotonic()
         for column, command in commands.items():
-            if isinstance(command, Act):
-                self._send(column, b"s", command.action)
-            else:
+            if isinstance(command, Reset):
                 self._send(column, b"r", -1 if command.seed is None else command.seed)
+            elif isinstance(command.action, np.ndarray):
+                self._send(column, b"a", command.action.size, command.action.tobytes())
+            else:
+                self._send(column, b"s", command.action)
         return {column: self._answer(column, command, start) for column, command in commands.items()}
 
     def _answer(self, column: int, command: Command, start: float) -> Answer | Fault:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,8 @@ class Door:
 
     Images are Boxes with three axes (the shorter of the first and the last one holds the channels) or with two (gray)
     if they are 8-bit or at least 8 by 8; bool images become 0 and 255. Other Boxes are flattened to float32 vectors,
-    one-axis bool Boxes and MultiBinary to int8. Raises ``UserError`` for a space that is none of these.
+    one-axis bool Boxes and MultiBinary to int8. Raises ``UserError`` for a space that is none of these, and for options
+    that change none of its images. ``idle`` names the options that have no effect here.
     """
 
     def __init__(self, space: spaces.Space[Any], options: EnvOptions) -> None:
@@ -45,6 +46,9 @@ class Door:
             raise UserError("the observation has no part left; drop fewer keys, or add one in the environment.")
         self._parts = {name: _part(name, part, options) for name, part in parts.items()}
         self.leaves = {name: part.leaf for name, part in self._parts.items()}
+        idle = _idle([part.space for part in self._parts.values() if part.leaf.kind == "image"], options)
+        options.refuse_idle(idle)
+        self.idle = frozenset(idle if self._is_dict else {*idle, "drop"})
 
     def __call__(self, observation: Any, columns: int | None = None) -> Tree:
         """Checked and converted leaves; with ``columns`` every array has that leading axis.
@@ -64,6 +68,23 @@ class Door:
             value = observation[name] if self._is_dict else observation
             tree[name] = part.convert(_checked(name, value, part.space, lead))
         return tree
+
+
+def _idle(images: Sequence[spaces.Space[Any]], options: EnvOptions) -> dict[str, str]:
+    """Options that change none of these images, and why."""
+    if not images:
+        why = "no part of the observation is an image; choose another environment"
+        return {"resize": why, "grayscale": why}
+    if not options.resize:
+        return {"grayscale": "env.resize is 0, which leaves images as they are; set env.resize"}
+    if not any(_channels(space.shape or ()) == 3 for space in images):
+        return {"grayscale": "no image has three colors; choose another environment"}
+    return {}
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    """Of an image, whose shorter end holds them; 1 where it has two axes."""
+    return 1 if len(shape) == 2 else min(shape[0], shape[2])
 
 
 def _checked(name: str, value: Any, space: spaces.Space[Any], lead: tuple[int, ...]) -> np.ndarray:
@@ -136,11 +157,49 @@ def _to_bytes_or_float(space: spaces.Box) -> Convert:
     return lambda array: array.astype(np.float32)
 
 
-def action_count(space: spaces.Space[Any]) -> tuple[int, int]:
-    """Number of actions and the environment's first one; ``UserError`` unless the space is Discrete."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n), int(space.start)
-    raise UserError(
-        f"the action space is {space}; retorq needs Discrete actions: wrap the environment with a list of allowed "
-        "actions (for a Box, a few fixed vectors)."
-    )
+class Actions:
+    """An action space as agents see it: ``count`` choices, or ``count`` numbers in [-1, 1] where it is ``continuous``.
+
+    A Box must hold floats within finite bounds. Raises ``UserError`` for a space that is neither.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self._space = space
+        self.continuous = isinstance(space, spaces.Box)
+        if isinstance(space, spaces.Discrete):
+            self.count = int(space.n)
+        elif isinstance(space, spaces.Box):
+            self.count = int(np.prod(space.shape))
+            _require_bounds(space)
+        else:
+            raise UserError(
+                f"the action space is {space}; retorq takes Discrete or Box: wrap the environment with a list of "
+                "allowed actions."
+            )
+
+    def __call__(self, action: Any) -> Any:
+        """What the environment is told: an int or an array of the Box's shape and dtype, both with any leading axes.
+
+        Choices count from the space's first one; -1 and 1 are the Box's bounds, exactly.
+        """
+        if isinstance(self._space, spaces.Discrete):
+            return action + int(self._space.start)
+        assert isinstance(self._space, spaces.Box)
+        low, high = self._space.low.astype(np.float64), self._space.high.astype(np.float64)
+        share = (np.reshape(action, (*np.shape(action)[:-1], *low.shape)).astype(np.float64) + 1) / 2
+        return (low * (1 - share) + high * share).astype(self._space.dtype)
+
+
+def _require_bounds(space: spaces.Box) -> None:
+    if space.dtype.kind != "f":
+        raise UserError(f"the action space is {space}, whose numbers are no floats; give it the dtype float32.")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(
+            f"the action space is {space}, whose bounds are not finite; give it finite ones, to which -1 and 1 can be "
+            "mapped."
+        )
+    if not space.low.size or not (space.low < space.high).all():
+        raise UserError(
+            f"the action space is {space}, in which some action cannot vary; give only actions whose lower bound is "
+            "below the upper one."
+        )

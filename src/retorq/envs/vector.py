@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from retorq.envs.guard import FAULTS, check_action, check_flag, check_reward
+from retorq.envs.guard import FAULTS, check_actions, check_flag, check_reward
 from retorq.envs.gymnasium_ids import step_limit
-from retorq.envs.options import GYM_FIELDS, EnvOptions
-from retorq.envs.spaces import Door, action_count
+from retorq.envs.options import VECTOR_FIELDS, EnvOptions
+from retorq.envs.spaces import Actions, Door
 from retorq.types import Diverged, EnvSpec, Step, Tree, UserError
 
 
@@ -22,16 +22,21 @@ class GymVector:
         self._env = env
         self.columns = env.num_envs
         self._mode = _mode(env, name)
-        actions, self._first_action = action_count(env.single_action_space)
+        self._actions = Actions(env.single_action_space)
         self._door = Door(env.single_observation_space, options)
         self._seed: int | None = seed
         self._pending = np.zeros(self.columns, bool)
         self.spec = EnvSpec(
             id=name,
             observation=self._door.leaves,
-            actions=actions,
+            actions=self._actions.count,
+            continuous=self._actions.continuous,
             max_steps=step_limit(env),
-            settings={**options.settings(GYM_FIELDS), "autoreset": self._mode.value},
+            settings={
+                **options.settings(VECTOR_FIELDS - self._door.idle),
+                "vector": True,  # also where the class is one, whatever the option says
+                "autoreset": self._mode.value,
+            },
         )
 
     def _see(self, observation: Any) -> Tree:
@@ -45,16 +50,24 @@ class GymVector:
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            return getattr(self._env, method)(*args, **kwargs)
+            answer = getattr(self._env, method)(*args, **kwargs)
         except FAULTS as error:
             raise Diverged(
                 f"the vector environment {self.spec.id} raised {type(error).__name__} in {method}: {error}; mend it, "
                 "then resume (single environments, with env.vector off, are restarted alone)."
             ) from error
+        wanted = {"reset": 2, "step": 5}[method]
+        if not (isinstance(answer, tuple) and len(answer) == wanted):
+            found = f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+            raise UserError(
+                f"the vector environment {self.spec.id} returned {found} from {method}; return {wanted} values, as "
+                "Gymnasium's do."
+            )
+        return answer
 
     def step(self, action: np.ndarray) -> Step:
-        """One action ``[B]`` per column."""
-        chosen = check_action(action, self.columns, self.spec.actions) + self._first_action
+        """One action per column, ``[B]`` or ``[B, A]``."""
+        chosen = self._actions(check_actions(action, self.columns, self.spec))
         observation, reward, terminated, truncated, info = self._call("step", chosen)
         shape = (self.columns,)
         live = ~self._pending

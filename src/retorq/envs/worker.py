@@ -1,8 +1,9 @@
 """What runs in a worker process: one environment, told over a pipe, its observations in shared memory.
 
 The process imports neither torch nor the main program. Messages from the parent are one letter and an int64:
-``r`` reset with a seed (-1: none), ``s`` step with an action, ``m`` the size of the shared memory, ``q`` quit. Answers
-are JSON: the environment's description first, then per message ``{}``, ``{"r", "t", "c"}`` or ``{"fault", ...}``.
+``r`` reset with a seed (-1: none), ``s`` step with an action, ``a`` step with so many float32 numbers, which follow,
+``m`` the size of the shared memory, ``q`` quit. Answers are JSON: the environment's description first, then per
+message ``{}``, ``{"r", "t", "c"}`` or ``{"fault", ...}``.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _serve(pipe: Connection, memory_file: int, env: str, column: int, columns: i
     leaves = dict(cell.spec.observation)
     arrays: dict[str, np.ndarray] = {}
     while True:
-        letter, value = MESSAGE.unpack(pipe.recv_bytes())
+        message = pipe.recv_bytes()
+        letter, value = MESSAGE.unpack_from(message)
         answer: dict[str, Any] = {}
         try:
             if letter == b"q":
@@ -83,7 +85,8 @@ def _serve(pipe: Connection, memory_file: int, env: str, column: int, columns: i
             if letter == b"r":
                 tree = cell.reset(None if value < 0 else value)
             else:
-                tree, reward, terminated, truncated = cell.step(value)
+                action = np.frombuffer(message, np.float32, value, MESSAGE.size) if letter == b"a" else value
+                tree, reward, terminated, truncated = cell.step(action)
                 answer = {"r": float(reward), "t": bool(terminated), "c": bool(truncated)}
             for name, part in tree.items():
                 arrays[name][column] = part

@@ -44,7 +44,7 @@ def regressed(
         error=loss.detach() if error == "loss" else absolute,
         mask=mask,
         metrics={
-            **{name: _masked_mean(value, mask) for name, value in means.items()},
+            **{name: masked_mean(value, mask) for name, value in means.items()},
             "valid": mask.float().mean(),
             **values.diagnostics(action),
             **online.diagnostics(),
@@ -53,5 +53,6 @@ def regressed(
     )
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values [T, B]`` over the rows that count; 0 where there are none."""
     return (values * mask).sum() / mask.sum().clamp(min=1)

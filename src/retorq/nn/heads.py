@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from retorq.nn.cores import Cosines, Features
 from retorq.nn.noisy import NoisyLinear
+from retorq.nn.policy import Critic, Policy
 from retorq.nn.products import Linear
 from retorq.ops.risk import Risk
 from retorq.types import UserError
@@ -220,4 +221,18 @@ class ImplicitQuantile(nn.Module):
         return torch.rand(*lead, samples or self.samples, device=features.x.device, generator=generator)
 
 
-Head = Scalar | Quantile | Categorical | ImplicitQuantile
+class PolicyCritic(nn.Module):
+    """A deterministic policy and its critic, which share no weights: the head of agents with continuous actions."""
+
+    def __init__(self, policy: Policy, critic: Critic) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    def forward(
+        self, features: Features, samples: int | None = None, generator: torch.Generator | None = None
+    ) -> ActionValues:
+        """``[T, B, F]`` to :class:`Scalars` ``[T, B, 1]``: the value of the one action that the policy would do."""
+        return Scalars(self.critic(features.x, self.policy(features.x)).unsqueeze(-1))
+
+
+Head = Scalar | Quantile | Categorical | ImplicitQuantile | PolicyCritic

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from retorq.nn.cores import LSTM, Features, QuantileLSTM, Stateless
-from retorq.nn.heads import Head, ImplicitQuantile
+from retorq.nn.heads import Head, ImplicitQuantile, PolicyCritic
 from retorq.nn.noisy import sigmas
 from retorq.nn.torsos import Image, Torso
 from retorq.types import Inputs, Tree
@@ -119,6 +119,21 @@ class Network(nn.Module):
         if isinstance(self._head, ImplicitQuantile):
             return self._head.preferences(features, samples, generator).float()
         return self.head(features, samples, generator).mean().float()
+
+    def policy(self, features: Features) -> Tensor:
+        """The actions of a deterministic policy, float32 ``[T, B, A]`` in [-1, 1]."""
+        actions: Tensor = self._actor_critic.policy(features.x)
+        return actions
+
+    def value(self, features: Features, action: Tensor) -> Tensor:
+        """What a critic thinks of actions ``[T, B, A]``, float32 ``[T, B]``."""
+        values: Tensor = self._actor_critic.critic(features.x, action)
+        return values
+
+    @property
+    def _actor_critic(self) -> PolicyCritic:
+        assert isinstance(self._head, PolicyCritic), "this network chooses among actions, and has no policy"
+        return self._head
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, Tensor]:

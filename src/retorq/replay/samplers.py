@@ -56,11 +56,6 @@ class SumTree:
         return float(self._top()[-1])
 
     @property
-    def count(self) -> int:
-        """How many leaves are above 0."""
-        return int(np.count_nonzero(self._levels[0]))
-
-    @property
     def leaves(self) -> Floats:
         """A copy of all weights, ``[capacity]``: the whole state."""
         return self._levels[0][: self.capacity].copy()
@@ -139,19 +134,6 @@ class SumTree:
         return index
 
 
-@dataclass(frozen=True, kw_only=True)
-class Priorities:
-    """Prioritized replay (Schaul et al. 2016), of sequences as R2D2 does it.
-
-    A sequence's priority is ``eta * max + (1 - eta) * mean`` of its absolute errors (R2D2, section 2.3).
-    """
-
-    exponent: float = 0.6
-    beta: float = 0.4
-    beta_final: float = 1.0
-    eta: float = 0.9
-
-
 class Prioritized:
     """Proportional prioritized sampling (Schaul et al. 2016, "Prioritized Experience Replay", sections 3.3 and 3.4).
 
@@ -166,14 +148,24 @@ class Prioritized:
         exponent: 0 is uniform, 1 fully proportional (the paper's alpha: 0.6).
         beta: importance exponent at the start of training (the paper: 0.4).
         beta_final: importance exponent at its end (the paper: 1).
+        evict: exponent, at most 0, of the priorities by which ``evict`` draws what to let go (Ape-X DPG: -0.4); None:
+            nothing is ever evicted.
 
     Raises:
-        UserError: an exponent lies outside 0..1.
+        UserError: an exponent lies outside 0..1, or ``evict`` is above 0.
     """
 
     FLOOR = 1e-6
 
-    def __init__(self, capacity: int, *, exponent: float = 0.6, beta: float = 0.4, beta_final: float = 1.0) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        exponent: float = 0.6,
+        beta: float = 0.4,
+        beta_final: float = 1.0,
+        evict: float | None = None,
+    ) -> None:
         for name, value in (("exponent", exponent), ("beta", beta), ("beta_final", beta_final)):
             if not 0 <= value <= 1:
                 raise UserError(f"{name} of the prioritized replay is {value}; give a number from 0 to 1.")
@@ -182,7 +174,14 @@ class Prioritized:
         """The highest priority seen so far, which new items get."""
         self.clamped = 0
         """How many priorities were not finite and changed nothing."""
+        if evict is not None and evict > 0:
+            raise UserError(
+                f"evict of the prioritized replay is {evict}; give 0 or less, so that low priorities go first."
+            )
         self._tree = SumTree(capacity)
+        self._evict = evict
+        self._leaving = SumTree(capacity) if evict is not None else None
+        self._held = 0
 
     @property
     def total(self) -> float:
@@ -192,15 +191,37 @@ class Prioritized:
     @property
     def held(self) -> int:
         """How many items are held."""
-        return self._tree.count
+        return self._held
 
     def add(self, indices: ArrayLike) -> None:
-        """Hold the items ``indices [n]``, new ones or anew, with the highest priority seen so far."""
-        self._tree.set(indices, self.highest**self.exponent)
+        """Hold the items ``indices [n]``, all different, new ones or anew, with the highest priority seen so far."""
+        self._held += int(np.count_nonzero(self._tree.get(indices) == 0))
+        self._set(np.asarray(indices, np.int64), self.highest)
 
     def remove(self, indices: ArrayLike) -> None:
-        """Hold the items ``indices [n]`` no longer."""
+        """Hold the items ``indices [n]``, all different, no longer."""
+        self._held -= int(np.count_nonzero(self._tree.get(indices)))
         self._tree.set(indices, 0.0)
+        if self._leaving is not None:
+            self._leaving.set(indices, 0.0)
+
+    def evict(self, count: int, generator: np.random.Generator) -> None:
+        """Let go of ``count`` items, one after the other, each drawn with probability ``p_i^evict / sum_k p_k^evict``.
+
+        Raises:
+            ValueError: fewer are held, or this sampler was made without ``evict``.
+        """
+        if self._leaving is None or count > self._held:
+            raise ValueError(f"{count} items are to be evicted, but {self._held} are held, or nothing draws them")
+        for _ in range(count):
+            self.remove(self._leaving.sample(generator.random(1)))
+
+    def _set(self, index: Ints, priority: ArrayLike) -> None:
+        """Give the items ``index [n]`` priorities above 0, ``[n]`` or one for all."""
+        self._tree.set(index, np.asarray(priority) ** self.exponent)
+        if self._leaving is not None:
+            assert self._evict is not None
+            self._leaving.set(index, np.asarray(priority) ** self._evict)
 
     def update(self, indices: ArrayLike, priorities: ArrayLike) -> None:
         """Give the items ``indices [n]`` the ``priorities [n]``, absolute errors; of duplicates the last wins.
@@ -220,7 +241,7 @@ class Prioritized:
         self.clamped += int(index.size - np.count_nonzero(finite))
         index, priority = index[finite], np.maximum(priority[finite], self.FLOOR)
         held = self._tree.get(index) > 0
-        self._tree.set(index[held], priority[held] ** self.exponent)
+        self._set(index[held], priority[held])
         self.highest = max(self.highest, float(priority.max(initial=0.0)))
 
     def sample(self, size: int, generator: np.random.Generator) -> tuple[Ints, Floats]:
@@ -250,6 +271,7 @@ class Prioritized:
             "leaves": self._tree.leaves,
             "highest": np.array(self.highest),
             "clamped": np.array(self.clamped),
+            **({} if self._leaving is None else {"leaving": self._leaving.leaves}),
         }
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
@@ -259,7 +281,31 @@ class Prioritized:
             ValueError: the state is of another capacity, or holds weights that cannot be.
         """
         self._tree.load(state["leaves"])
+        self._held = int(np.count_nonzero(state["leaves"]))
+        if self._leaving is not None:
+            self._leaving.load(state["leaving"])
         self.highest, self.clamped = float(state["highest"]), int(state["clamped"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priorities:
+    """Prioritized replay (Schaul et al. 2016), of sequences as R2D2 does it.
+
+    A sequence's priority is ``eta * max + (1 - eta) * mean`` of its absolute errors (R2D2, section 2.3). ``evict``:
+    what a full replay lets go is drawn in proportion to ``priority^evict`` (Ape-X DPG); None: the oldest goes.
+    """
+
+    exponent: float = 0.6
+    beta: float = 0.4
+    beta_final: float = 1.0
+    eta: float = 0.9
+    evict: float | None = None
+
+    def sampler(self, capacity: int) -> Prioritized:
+        """A sampler of ``capacity`` slots."""
+        return Prioritized(
+            capacity, exponent=self.exponent, beta=self.beta, beta_final=self.beta_final, evict=self.evict
+        )
 
 
 class Uniform:

@@ -34,14 +34,16 @@ class Layout:
 
     def fields(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and data type of every field of a row."""
-        action = torch.uint8 if self.spec.actions <= 256 else torch.int32
+        action: tuple[tuple[int, ...], torch.dtype] = ((), torch.uint8 if self.spec.actions <= 256 else torch.int32)
+        if self.spec.continuous:
+            action = ((self.spec.actions,), torch.float32)
         fields: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             f"observation.{name}": (leaf.shape, getattr(torch, leaf.dtype))
             for name, leaf in self.spec.observation.items()
         }
         return fields | {
-            "action": ((), action),
-            "previous_action": ((), action),
+            "action": action,
+            "previous_action": action,
             "reward": ((), torch.float32),
             "previous_reward": ((), torch.float32),
             "elapsed": ((), torch.int32),
@@ -137,6 +139,9 @@ class Storage:
         def take(name: str, index: Tensor = index) -> Tensor:
             return self.arrays[name].flatten(0, 1).index_select(0, index).unflatten(0, shape)
 
+        def act(name: str) -> Tensor:
+            return take(name) if self.layout.spec.continuous else take(name).long()
+
         flags = take("flags")
         first, terminated, truncated, last = ((flags >> bit & 1).bool() for bit in range(len(FLAGS)))
         elapsed = take("elapsed")
@@ -148,12 +153,12 @@ class Storage:
         return Trajectory(
             inputs=Inputs(
                 observation=observation,
-                previous_action=take("previous_action").long(),
+                previous_action=act("previous_action"),
                 previous_reward=take("previous_reward"),
                 elapsed=elapsed,
                 first=first,
             ),
-            action=take("action").long(),
+            action=act("action"),
             reward=take("reward"),
             terminated=terminated,
             truncated=truncated,

@@ -28,7 +28,8 @@ def record(path: Path, film: Iterable[Moment], *, spec: EnvSpec, length: int, ti
 
     ``title`` says which game it is. Raises what ``write_video`` and the film raise; then neither file is written.
     """
-    names = spec.action_names or [f"action {index}" for index in range(spec.actions)]
+    names = ["the policy's"] if spec.continuous else [f"action {index}" for index in range(spec.actions)]
+    names = list(spec.action_names) or names
     recorder = Recorder(pace(length, spec.frames_per_step), names, title=title)
     write_video(path, recorder.pictures(film), fps=recorder.fps)
     recorder.save(path.with_suffix(".json"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retorq.acting.cluster import STORE, LocalRay
+from retorq.acting.cluster import JoinedRay, LocalRay, RayCluster
 from retorq.acting.pools import ActorPool
 from retorq.acting.processes import ProcessPool
 from retorq.acting.remote import Recipe
@@ -46,7 +47,7 @@ def recipes(task: Task, run: RunOptions) -> list[Recipe]:
         "total": run.steps,
     }
     return [
-        Recipe(entry=ENTRY, arguments=arguments, first=actor * columns, columns=columns, rows=run.actor_rows)
+        Recipe(entry=ENTRY, arguments=arguments, first=actor * columns, columns=columns, rows=run.actor_rows, hz=run.hz)
         for actor in range(run.actors)
     ]
 
@@ -56,28 +57,40 @@ def row_bytes(agent: Agent) -> int:
     return int(agent.layout.bytes_per_row()) + 2 * sum(prod(s) for s in agent.layout.state.values()) + 1_536
 
 
-def cluster_for(task: Task, run: RunOptions) -> LocalRay | None:
-    """Ray, where the run asks for it; its store has room for the batches that shards of the replay send ahead."""
+def cluster_for(task: Task, run: RunOptions) -> RayCluster | None:
+    """Ray, where the run asks for it: joined, or started here with room for all that is under way."""
     if run.pool != "ray":
         return None
+    if run.cluster:
+        return JoinedRay(run.cluster, Path(run.cluster_token))
+    from retorq.acting.ray_pool import store_bytes
+
     agent = task.agent
+    messages = store_bytes(recipes(task, run), agent.network, row_bytes(agent))
     batch = int(agent.layout.bytes_per_row() + 128) * agent.stack * agent.window.rows * agent.batch_size
-    return LocalRay(store=STORE + (AHEAD + 2) * batch * (run.replay_shards > 0))
+    return LocalRay(store=messages + (AHEAD + 2) * batch * (run.replay_shards > 0))
 
 
-def actors(task: Task, run: RunOptions, cluster: LocalRay | None = None) -> VectorEnv | PoolMaker:
+def actors(task: Task, run: RunOptions, cluster: RayCluster | None = None) -> VectorEnv | PoolMaker:
     """What a :class:`retorq.running.trainer.Trainer` acts with; ``cluster``: where, of the pool ``ray``."""
     if run.pool == "local":
         return make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
     shares = recipes(task, run)
 
     def pool(network: Network, seed: int) -> ActorPool:
-        if run.pool == "ray":
-            from retorq.acting.ray_pool import RayPool
+        size = row_bytes(task.agent)
+        if run.pool == "process":
+            return ProcessPool(shares, network, bytes_per_row=size, seed=seed, time_limit=run.actor_time_limit)
+        from retorq.acting.ray_pool import RayPool
 
-            return RayPool(shares, network, seed=seed, time_limit=run.actor_time_limit, cluster=cluster)
-        return ProcessPool(
-            shares, network, bytes_per_row=row_bytes(task.agent), seed=seed, time_limit=run.actor_time_limit
+        return RayPool(
+            shares,
+            network,
+            bytes_per_row=size,
+            seed=seed,
+            time_limit=run.actor_time_limit,
+            cluster=cluster,
+            shared=cluster is not None,
         )
 
     return pool

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retorq.acting.cluster import LocalRay
+from retorq.acting.cluster import RayCluster
 from retorq.agent import Bundles
 from retorq.distributed.peers import Entry, Here, OnRay, Peer, require_head
 from retorq.running.gorila import Gorila
@@ -42,13 +42,14 @@ def require_bundles(task: Task, run: RunOptions) -> None:
         f"center_images is true, but every bundle of {agent} would subtract a mean image of its own; set it to false": (
             task.agent.network.centered
         ),
+        f"hz is {run.hz:g}, but a bundle of {agent} acts and learns in turns; leave hz away": run.hz > 0,
     }
     for sentence, is_wrong in wrong.items():
         if is_wrong:
             raise UserError(f"{sentence}.")
 
 
-def gorila(task: Task, run: RunOptions, cluster: LocalRay | None) -> Gorila:
+def gorila(task: Task, run: RunOptions, cluster: RayCluster | None) -> Gorila:
     """What trains an agent with bundles: on Ray if it is there, else in turns in this process."""
     bundles = task.agent.bundles
     assert bundles is not None

@@ -18,9 +18,9 @@ from retorq.running.evaluate import without_noise
 class Moment:
     """What one step led to, or, in the first of a film, where the game begins.
 
-    ``action`` led here (-1: none), with ``reward`` (raw). ``values [A]`` are what acting maximizes here and
-    ``distribution`` is that of the returns from here on; both are None after the last step, the latter also for agents
-    that have none.
+    ``action`` led here (-1: none; 0 where actions are continuous: what the policy does), with ``reward`` (raw).
+    ``values [A]`` are what acting maximizes here and ``distribution`` is that of the returns from here on; both are
+    None after the last step, the latter also for agents that have none.
     """
 
     picture: np.ndarray
@@ -51,4 +51,4 @@ def film(actor: Actor, *, longest: int, looking: bool) -> Iterator[Moment]:
             return
         with without_noise(actor.network):
             (_, row), *_ = actor.collect(1)
-        action, reward = int(row.action[0, 0]), float(row.reward[0, 0])
+        action, reward = 0 if env.spec.continuous else int(row.action[0, 0]), float(row.reward[0, 0])

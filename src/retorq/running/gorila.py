@@ -51,6 +51,7 @@ class Gorila:
     """
 
     last_batch: Batch | None = None
+    late: int | None = None
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cp
         if agent.window.length > 1
         else f"{agent.batch_size} steps",
         replay_rows=rows,
-        replay_bytes=int(agent.layout.bytes_per_row() * rows),
+        replay_bytes=int(agent.layout.bytes_per_row() * rows * (1 + agent.surplus)),
         process_bytes=PROCESS_BYTES + weights * 4 * 5 + batch_bytes * ACTIVATION_COPIES,
         weights=weights,
         seconds=_measure(agent, steps, updates, torch.device(device)) if measure else None,
@@ -194,16 +194,17 @@ def _made_up(agent: Agent, device: torch.device) -> Batch:
     for name, leaf in agent.spec.observation.items():
         shape = (leaf.shape[0] * agent.stack, *leaf.shape[1:]) if leaf.kind == "image" else leaf.shape
         observation[name] = zeros(getattr(torch, leaf.dtype), *shape)
+    action = torch.from_numpy(agent.spec.no_action(rows, columns)).to(device)
     inputs = Inputs(
         observation=observation,
-        previous_action=zeros(torch.int64),
+        previous_action=action,
         previous_reward=zeros(torch.float32),
         elapsed=zeros(torch.int32),
         first=zeros(torch.bool),
     )
     trajectory = Trajectory(
         inputs=inputs,
-        action=zeros(torch.int64),
+        action=action,
         reward=zeros(torch.float32),
         terminated=zeros(torch.bool),
         truncated=zeros(torch.bool),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from retorq.acting.cluster import LocalRay
+from retorq.acting.cluster import RayCluster
 from retorq.distributed.peers import Entry, OnRay, Peer, require_head
 from retorq.distributed.sharded import ShardedReplay
 from retorq.distributed.shards import Shards, Snapshot
@@ -52,7 +52,7 @@ def require_shards(task: Task, run: RunOptions) -> None:
         )
 
 
-def shards(task: Task, run: RunOptions, folder: RunFolder, cluster: LocalRay) -> ReplayMaker:
+def shards(task: Task, run: RunOptions, folder: RunFolder, cluster: RayCluster) -> ReplayMaker:
     """What makes a :class:`ShardedReplay` of a seed."""
 
     def make(seed: int) -> ShardedReplay:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
+from retorq.acting.cluster import address_of
+from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.agent import Agent
 from retorq.distributed.peers import Lost
 from retorq.envs.options import EnvOptions
@@ -49,9 +51,13 @@ class RunOptions:
             same time, in processes of their own: ``process``, or ``ray`` (extra dist).
         actors: Of a pool that is not local: how many share the environments (``num_envs``).
         actor_rows: Of a pool that is not local: steps of each environment per message.
+        hz: Of a pool that is not local: play in real time, so many steps of each environment per second; 0: as fast as
+            it goes.
         actor_time_limit: Of a pool that is not local: seconds an actor, a shard or a bundle may be silent before it is
             started anew.
         replay_shards: Of the pool ``ray``: how many processes hold the replay; 0: this one does.
+        cluster: Of the pool ``ray``: ``HOST:PORT`` of the cluster to join; empty: Ray is started on this host alone.
+        cluster_token: File with that cluster's token.
     """
 
     steps: int
@@ -66,12 +72,15 @@ class RunOptions:
     actors: int = 0
     actor_rows: int = 10
     actor_time_limit: float = 60.0
+    hz: float = 0.0
     replay_shards: int = 0
+    cluster: str = ""
+    cluster_token: str = str(DEFAULT_TOKEN)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         for name, lowest in _LOWEST.items():
-            value, kind = getattr(self, name), (int, float) if name in _SECONDS else int
+            value, kind = getattr(self, name), (int, float) if name in _FRACTIONS else int
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise UserError(f"{name} is {value!r}; give a {'whole ' if kind is int else ''}number.")
             if not value >= lowest:
@@ -83,18 +92,30 @@ class RunOptions:
     def _check_pool(self) -> None:
         if self.pool not in ("local", "process", "ray"):
             raise UserError(f"pool is {self.pool!r}; give local, process or ray.")
-        for name in ("actors", "actor_rows", "actor_time_limit"):
+        for name in ("actors", "actor_rows", "actor_time_limit", "hz"):
             value = getattr(self, name)
             if self.pool == "local" and value != getattr(type(self), name):
                 raise UserError(
                     f"{name} is {value}, but pool is local, where one actor plays in this process; give --pool process "
                     f"or leave {name} away."
                 )
+        if self.hz and self.actor_rows / self.hz > self.actor_time_limit / 2:
+            raise UserError(
+                f"hz is {self.hz:g} and actor_rows {self.actor_rows}, so a message takes {self.actor_rows / self.hz:g} "
+                f"s, and actor_time_limit is {self.actor_time_limit:g} s; give fewer actor_rows or a longer limit."
+            )
         if self.pool != "ray" and self.replay_shards:
             raise UserError(
                 f"replay_shards is {self.replay_shards}, but pool is {self.pool}, and shards run on Ray; give --pool "
                 "ray or leave replay_shards away."
             )
+        for name, needed in (("cluster", self.pool == "ray"), ("cluster_token", bool(self.cluster))):
+            value = getattr(self, name)
+            if not needed and value != getattr(type(self), name):
+                remedy = "give --pool ray" if name == "cluster" else "give --cluster HOST:PORT"
+                raise UserError(f"{name} is {value!r}, which would do nothing; {remedy} or leave {name} away.")
+        if self.cluster:
+            address_of(self.cluster)
         if self.pool != "local" and self.actors < 1:
             raise UserError(f"pool is {self.pool}, but actors is {self.actors}; give the number of actors, at least 1.")
 
@@ -114,9 +135,10 @@ _LOWEST = {
     "actors": 0,
     "actor_rows": 1,
     "actor_time_limit": 1,
+    "hz": 0,
     "replay_shards": 0,
 }
-_SECONDS = ("checkpoint_seconds", "actor_time_limit")
+_FRACTIONS = ("checkpoint_seconds", "actor_time_limit", "hz")
 
 
 def check_device(device: str) -> None:
@@ -238,7 +260,8 @@ def _loop(
                 log.say(fault)
             if log.due(trainer.steps) or trainer.done:
                 log.metrics(trainer.steps, trainer.steps * per_step, trainer.updates, _values(trainer))
-            log.progress(trainer.steps, trainer.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
+            late = {} if trainer.late is None else {"late": float(trainer.late)}
+            log.progress(trainer.steps, trainer.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon, **late)
             if time.monotonic() - saved_at >= run.checkpoint_seconds:
                 store(trainer, folder, log, run)
                 saved_at = time.monotonic()

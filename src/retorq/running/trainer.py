@@ -228,8 +228,12 @@ class Trainer:
 
     def told(self) -> dict[str, float]:
         """What else belongs into a row of metrics: what was lost, and the rates of shards since the last call."""
-        told = {"actors_replaced": float(self.pool.replaced)} if self.pool.replaced else {}
-        return told | (self.replay.metrics() if isinstance(self.replay, ShardedReplay) else {})
+        return self.pool.told() | (self.replay.metrics() if isinstance(self.replay, ShardedReplay) else {})
+
+    @property
+    def late(self) -> int | None:
+        """Actions that came too late since the run began; None where nobody plays by the clock."""
+        return self.pool.late
 
     def drain(self) -> list[Episode]:
         """Games finished since the last call."""

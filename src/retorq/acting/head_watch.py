@@ -1,0 +1,133 @@
+"""Whether Ray's head still answers, which hosts there are, and whether Ray lives on this one."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from retorq.acting.cluster import answers
+from retorq.acting.placement import Host
+
+PERIOD = 1.0
+"""Seconds between looks."""
+FAILURES = 4
+"""How many looks in a row must fail before the head counts as lost."""
+NOTICED = 30.0
+"""Seconds within which the head knows of a node that is gone."""
+
+
+class Line:
+    """An open connection to a process of Ray, which the kernel ends with that process, at once."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+        self._socket: socket.socket | None = None
+
+    def holds(self) -> bool:
+        """Whether the process lives; costs a microsecond."""
+        while self._socket is not None:
+            try:
+                if not self._socket.recv(4096):
+                    self.close()
+            except BlockingIOError:
+                return True
+            except OSError:
+                self.close()
+        try:  # also where Ray has ended a connection on which nobody spoke
+            self._socket = socket.create_connection(self._address, timeout=PERIOD)
+        except OSError:
+            return False
+        self._socket.setblocking(False)
+        return True
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class HeadWatch:
+    """Looks at Ray's head once a second, so that also a learner that learns for long finds out at its next step.
+
+    Args:
+        head: Host and port.
+        hosts: Asks the head which nodes are alive. It may block where the head is gone, so that it has a thread of
+            its own; what it said last stands until it answers again.
+        here: Ray's id of the node that this program is connected to.
+        let_go: Called, in a thread, when Ray has ended on this host: a few seconds later it ends whoever still holds
+            an object there.
+    """
+
+    def __init__(
+        self,
+        head: tuple[str, int],
+        hosts: Callable[[], Sequence[Host]],
+        here: str,
+        let_go: Callable[[], None],
+    ) -> None:
+        self._head, self._ask, self._let_go = head, hosts, let_go
+        self._known: Sequence[Host] = hosts()
+        self._gone: dict[str, float] = {}  # by id: until when the head may not have noticed yet
+        [own] = [host for host in self._known if host.id == here]
+        self._line, self._line_of_thread = Line((own.address, own.port)), Line((own.address, own.port))
+        self.failures = 0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._keep_looking, self._count)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last look failed: nothing should be asked of the head now."""
+        return self.failures > 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether so many looks failed that the head counts as gone."""
+        return self.failures >= FAILURES
+
+    @property
+    def hosts(self) -> list[Host]:
+        """Those that are alive, as far as is known."""
+        now = time.monotonic()
+        return [host for host in self._known if self._gone.get(host.id, 0.0) < now]
+
+    def lives(self, host: Host) -> bool:
+        """Whether a host answers; if not, none of its actors will, and it is no host until the head has noticed."""
+        if answers((host.address, host.port), seconds=PERIOD):
+            return True
+        self._gone[host.id] = time.monotonic() + NOTICED
+        return False
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether Ray has ended on this host: whoever still asks it for an object is ended, too, without a word."""
+        return not self._line.holds()
+
+    def look(self) -> None:
+        """Look now."""
+        self.failures = 0 if answers(self._head, seconds=PERIOD) else self.failures + 1
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(2 * PERIOD)
+        self._line.close()
+        self._line_of_thread.close()
+
+    def _keep_looking(self) -> None:
+        while not self._stop.wait(PERIOD):
+            self.look()
+            if not self._line_of_thread.holds():
+                self._let_go()
+
+    def _count(self) -> None:
+        while not self._stop.wait(PERIOD):
+            if not self.doubtful:
+                with suppress(Exception):  # whatever Ray raises while its head comes and goes; ``look`` finds out
+                    self._known = self._ask() or self._known

@@ -65,6 +65,8 @@ def test_every_command_is_in_the_help_and_has_its_own():
         (["train", "memory", "--gamma", "1.5"], "gamma is 1.5; give a number from 0 to 1"),
         (["train", "memory", "--num-envs", "0"], "num_envs is 0; give at least 1"),
         (["train", "memory", "--steps", "0"], "steps is 0; give at least 1"),
+        (["train", "memory", "--dry-run", "--steps", 10**20], f"steps is {10**20}; give at most 1,000,000,000,000"),
+        (["train", "CartPole-v1", "--env.resize", "10"], "env.resize is 10, which would do nothing: no part of"),
         (["train", "memory", "--log-every", "0"], "log_every is 0; give at least 1"),
         (["train", "memory", "--device", "gpu"], "device is 'gpu'; give cpu, cuda or cuda:N"),
         (["train", "memory", "--env.kwargs", "{"], "env.kwargs is '{', which is not JSON"),
@@ -205,9 +207,9 @@ def test_train_evaluate_and_go_on(tmp_path):
     assert told[-2:] == [f"checkpoint {path}/checkpoints/40", f"evaluate it with: retorq eval {path}"]
     code, out, _ = command("eval", path, "--episodes", "3")
     assert code == 0
-    assert "playing by protocol greedy: " in out
+    assert "playing at step 40 of 40 by protocol greedy: " in out
     assert "first 3 games started\n" in out
-    assert "over 3 games, by protocol greedy at step 40\n" in out
+    assert "over 3 games, by protocol greedy at step 40 of 40\n" in out
     record = json.loads((path / "eval" / "40-greedy-3games.json").read_text())
     code, out, _ = command("eval", path, "--episodes", "3", "--json")
     assert json.loads(out) == record

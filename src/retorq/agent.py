@@ -79,6 +79,12 @@ class Agent:
     surplus: float = 0.0
     notes: tuple[str, ...] = ()
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Every setting in effect of what it sees and earns; where there are images, how many are stacked, too."""
+        images = any(leaf.kind == "image" for leaf in self.spec.observation.values())
+        return {**self.spec.settings, **({"stack": self.stack} if images else {})}
+
     def actor(
         self,
         env: VectorEnv,

@@ -169,6 +169,7 @@ def start(
         seed=run.seed,
         options=asdict(task.options),
         config=stored_config(task, run),
+        environment=task.agent.environment,
     )
     prepare(run)
     with ExitStack() as held:
@@ -258,7 +259,7 @@ def load(run: str | Path, *, device: str = "cpu") -> Player:
         if name.startswith("online.")
     }
     task.agent.network.to(device).load_state_dict(weights)
-    return Player(task, step=found.step, device=device)
+    return Player(task, step=found.step, total=stored["config"]["steps"], device=device)
 
 
 __all__ = ["RESUMABLE", "Player", "PlayerState", "Run", "load", "resume", "train"]

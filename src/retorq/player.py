@@ -39,10 +39,13 @@ class PlayerState:
 
 
 class Player:
-    """A trained agent: ``act``, ``values``, ``distribution`` and ``evaluate``."""
+    """A trained agent: ``act``, ``values``, ``distribution`` and ``evaluate``.
 
-    def __init__(self, task: Task, *, step: int, device: str = "cpu") -> None:
-        self.task, self.step, self.device = task, step, device
+    Its weights are those of agent step ``step`` of ``total`` (None: of a run without a known end).
+    """
+
+    def __init__(self, task: Task, *, step: int, total: int | None = None, device: str = "cpu") -> None:
+        self.task, self.step, self.total, self.device = task, step, total, device
         self.agent: Agent = task.agent
         self.network = task.agent.network
         self._generator = torch.Generator(device).manual_seed(0)
@@ -177,6 +180,7 @@ class Player:
             episodes=episodes,
             seed=seed,
             step=self.step,
+            total=self.total,
             device=self.device,
             tape=tape,
         )

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import pytest
 from tests.small import SETTINGS, command
@@ -62,10 +63,10 @@ def test_what_is_said_names_the_protocol(run):
     out = evaluated(run, "--episodes", 2)
     starting, playing, told, written = out.splitlines()
     assert starting.split(maxsplit=1) == ["starting", "loading the agent"]
-    assert playing.startswith("playing by protocol greedy: ")
+    assert playing.startswith("playing at step 40 of 40 by protocol greedy: ")
     assert playing.endswith("first 2 games started")
     assert "(95% interval " in told
-    assert told.endswith(" over 2 games, by protocol greedy at step 40")
+    assert told.endswith(" over 2 games, by protocol greedy at step 40 of 40")
     assert written == f"written to {run}/eval/40-greedy-2games.json"
     assert evaluated(run).splitlines()[1].endswith("first 100 games started")
 
@@ -73,5 +74,25 @@ def test_what_is_said_names_the_protocol(run):
 def test_one_game_claims_no_interval(run):
     told = evaluated(run, "--episodes", 1).splitlines()[2]
     assert told.startswith("score ")
-    assert told.endswith(" in one game, by protocol greedy at step 40")
+    assert told.endswith(" in one game, by protocol greedy at step 40 of 40")
     assert json.loads(evaluated(run, "--episodes", 1, "--json"))["ci95"] is None
+
+
+def test_an_unfinished_run_is_called_one(run, tmp_path):
+    stopped = tmp_path / "stopped"
+    shutil.copytree(run, stopped)
+    config = json.loads((stopped / "config.json").read_text())
+    config["config"]["steps"] = 90_000
+    (stopped / "config.json").write_text(json.dumps(config))
+    out = evaluated(stopped, "--episodes", 2)
+    assert "\nplaying at step 40 of 90,000 by protocol greedy: " in out
+    assert "by protocol greedy at step 40 of 90,000\n" in out
+    (record,) = [json.loads(file.read_text()) for file in (stopped / "eval").glob("40-greedy-2games.json")]
+    assert (record["step"], record["total_steps"]) == (40, 90_000)
+
+
+@pytest.mark.parametrize("words", [["--episodes", -1], ["--episodes", 0]])
+def test_a_number_of_games_is_refused_before_anything_is_promised(run, words):
+    code, out, err = command("eval", run, *words)
+    assert (code, err) == (2, f"retorq: episodes is {words[1]}; give 1 or more.\n")
+    assert "playing" not in out

@@ -40,6 +40,19 @@ def test_an_option_that_was_set_is_shown_whatever_the_environment() -> None:
     assert "frame_size" in settings_tables([run("catch", EnvOptions(frame_size=42))])
 
 
+def test_what_is_in_effect_is_shown_where_the_run_wrote_it_down() -> None:
+    told = run("CartPole-v1", EnvOptions(kwargs='{"sutton_barto_reward": true}'))
+    told.config["environment"] = {"workers": "0", "flicker": 0.0, "autoreset": "NextStep"}
+    text = settings_tables([told])
+    shown = dict(re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", text[text.index("Environment") : text.index("Run</h3>")]))
+    assert shown == {
+        "workers": "0",
+        "flicker": "0.0",
+        "autoreset": "NextStep",
+        "kwargs": "{&quot;sutton_barto_reward&quot;: true}",
+    }
+
+
 def test_what_differs_stands_apart() -> None:
     text = settings_tables([run("catch"), run("catch", n_step=5)])
     assert "config.n_step</th><td>3</td><td>5</td>" in text

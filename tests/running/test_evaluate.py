@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -78,14 +79,44 @@ def test_games_within_a_number_of_steps():
     assert [game.length for game in play_frames(actor(1), 89)] == [30, 30]
 
 
+class CutInTheMiddle(LongAndShort):
+    """The environment fails in the second game, and begins another."""
+
+    def step(self, action):
+        step = super().step(action)
+        if self._time != 40:
+            return step
+        self._age[:] = 0
+        return replace(step, broken=np.ones(1, bool), reward=np.zeros(1, np.float32))
+
+
+def test_a_game_that_was_cut_has_no_score():
+    player = Actor(CutInTheMiddle(1), Rule(3), Fixed(columns=1, value=0.0), total=1)
+    assert [(game.score, game.length) for game in play_frames(player, 75)] == [(30, 30), (30, 30)]
+
+
+NO_OPS = {"noop_max": 30, "sticky": 0.0, "max_frames": 108_000}
+STICKY = {"noop_max": 0, "sticky": 0.25, "max_frames": 108_000}
+
+
+def test_the_published_protocols():
+    """All numbers, with their sources: every score that is compared with a published one rests on them."""
+    assert {name: (p.epsilon, p.episodes, p.frames, p.atari) for name, p in PROTOCOLS.items()} == {
+        "recurrent_iqn_2019": (
+            0.001,
+            100,
+            None,
+            NO_OPS,
+        ),  # RLtime's evaluation; no-ops and cap: van Hasselt et al. 2016
+        "machado_2018": (0.001, 100, None, STICKY),  # sticky actions in the place of no-ops; games and epsilon as above
+        "dqn_zoo": (0.01, 0, 500_000, NO_OPS),  # dqn_zoo's flags: eval_exploration_epsilon, num_eval_frames
+        "greedy": (0.0, 100, None, None),  # ours
+    }
+
+
 def test_protocols_by_name():
     assert protocol(None, "ALE/Pong-v5").name == "recurrent_iqn_2019"
     assert protocol(None, "catch").name == "greedy"
-    published = PROTOCOLS["recurrent_iqn_2019"]
-    assert (published.epsilon, published.episodes, published.frames) == (0.001, 100, None)
-    assert published.atari == {"noop_max": 30, "sticky": 0.0, "max_frames": 108_000}
-    assert PROTOCOLS["machado_2018"].atari["sticky"] == 0.25
-    assert (PROTOCOLS["dqn_zoo"].frames, PROTOCOLS["dqn_zoo"].epsilon) == (500_000, 0.01)
     with pytest.raises(UserError, match="perhaps you meant 'machado_2018'"):
         protocol("machado_2019", "ALE/Pong-v5")
     with pytest.raises(UserError, match="is for Atari, but the environment is 'catch'; use 'greedy'"):
@@ -103,6 +134,8 @@ def test_the_record():
     assert told.keys() >= set(names.split())
     assert (told["agent"], told["env"], told["protocol"]) == ("recurrent_iqn", "catch", "greedy")
     assert (told["step"], told["frames"], told["episodes"], told["epsilon"]) == (1234, 1234, 5, 0.0)
+    assert told["total_steps"] is None
+    assert told["environment"].items() >= {"rows": 10, "flicker": 0.0, "stack": 1}.items()
     assert len(told["scores"]) == len(told["lengths"]) == 5
     assert set(told["scores"]) <= {-1.0, 1.0}
     assert told["mean"] == np.mean(told["scores"])
@@ -118,8 +151,9 @@ def test_frames_are_counted_on_one_stream():
     assert (told["lengths"], told["epsilon"]) == ([9] * 33, 0.01)
     with pytest.raises(UserError, match="episodes is 7; this protocol counts frames"):
         run(PROTOCOLS["dqn_zoo"], 7)
-    with pytest.raises(UserError, match="episodes is 0; give 1 or more"):
-        run(PROTOCOLS["greedy"], 0)
+    for few in (0, -1):
+        with pytest.raises(UserError, match=f"episodes is {few}; give 1 or more"):
+            run(PROTOCOLS["greedy"], few)
 
 
 def test_atari_scores_are_compared_with_humans():
@@ -134,29 +168,32 @@ def test_atari_scores_are_compared_with_humans():
     json.dumps(empty)
 
 
-@pytest.mark.parametrize("name", ["recurrent_iqn_2019", "machado_2018"])
+@pytest.mark.parametrize("name", [name for name, using in PROTOCOLS.items() if using.atari])
 def test_atari_protocols_set_the_emulator(name, monkeypatch):
     from retorq.running import evaluate as module
 
-    asked = []
+    asked, as_trained = [], []
 
-    def make(env, **rest):
-        asked.append(rest["options"])
-        return LongAndShort(rest["columns"])
+    def made(*given, **named):
+        bound = signature(make).bind(*given, **named)
+        bound.apply_defaults()
+        asked.append(bound.arguments["options"])
+        as_trained.append(bound.arguments["training"])
+        return LongAndShort(bound.arguments["columns"])
 
-    monkeypatch.setattr(module, "make", make)
+    monkeypatch.setattr(module, "make", made)
     small = agent("catch")
     told = evaluate(
         small,
         Rule(3),
         "ALE/Pong-v5",
-        EnvOptions(sticky=0.1, noop_max=3, max_frames=99),
-        using=PROTOCOLS[name],
-        episodes=2,
+        EnvOptions(sticky=0.1, noop_max=3, max_frames=99, frame_size=50),
+        using=replace(PROTOCOLS[name], frames=PROTOCOLS[name].frames and 400),
+        episodes=None if PROTOCOLS[name].frames else 2,
     )
-    assert (asked[0].sticky, asked[0].noop_max) == ((0.25, 0) if name == "machado_2018" else (0.0, 30))
-    assert asked[0].max_frames == 108_000
+    assert asked == [EnvOptions(frame_size=50, **(STICKY if name == "machado_2018" else NO_OPS))]
     assert told["environment"]["sticky"] == asked[0].sticky
+    assert as_trained == [True]  # a lost life clears the memory here too, if it did in training
 
 
 def test_evaluation_acts_as_the_agent_was_composed(monkeypatch):

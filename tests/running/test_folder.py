@@ -82,6 +82,28 @@ def test_another_config_is_refused_with_the_difference(tmp_path, changes, senten
     create(tmp_path).close()  # and the lock was given back
 
 
+def test_settings_in_effect_are_written_down_and_no_part_of_the_identity(tmp_path):
+    told = {"max_pool": 2, "reward": "raw", "sizes": (1, 2)}
+    with create(tmp_path, environment=told) as run:
+        assert run.stored["environment"] == told | {"sizes": [1, 2]}
+        assert json.loads((tmp_path / "config.json").read_text()) == run.stored
+    before = (tmp_path / "config.json").read_bytes()
+    with create(tmp_path, environment=told) as run:
+        assert run.notes == []
+    with create(tmp_path, environment=told | {"max_pool": 1}) as run:
+        assert run.notes == ["environment settings changed since the run began: max_pool 2 → 1"]
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_runs_from_before_settings_in_effect_were_written_down_go_on(tmp_path):
+    create(tmp_path).close()
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["environment"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with create(tmp_path, environment={"max_pool": 2}) as run:
+        assert (run.resumed, run.notes) == (True, [])
+
+
 def test_one_at_a_time(tmp_path):
     with create(tmp_path):
         before = contents(tmp_path)

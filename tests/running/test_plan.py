@@ -49,7 +49,8 @@ def test_the_published_run():
     assert size(table.process_bytes) in rows["process memory"]
     assert rows["environment frames"] == "200,000,000 (50,000,000 agent steps)"
     assert rows["updates"] == "312,187 of 32 x 20 steps"
-    assert rows["replay memory"] == "7.3 GB for 1,000,000 steps"
+    assert rows["replay memory"] == "7.3 GB for 1,000,000 steps, 7,276 bytes per step"
+    assert rows["process memory"] == f"at most {size(table.process_bytes)} besides"
     assert rows["estimated time"] == "not measured"
 
 

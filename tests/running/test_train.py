@@ -49,6 +49,7 @@ def test_what_a_run_leaves_behind(tmp_path, capsys):
     stored = json.loads((run.path / "config.json").read_text())
     assert stored["config"]["memory_size"] == 8
     assert stored["config"]["steps"] == 60
+    assert stored["environment"] == {"length": 10, "cap": 11}
     table = "\n".join(lines)
     for what in ("environment frames", "updates", "replay memory", "estimated time", "exploration", "run folder"):
         assert what in table

@@ -45,7 +45,7 @@ def evaluate(words: list[str]) -> int:
     from retorq import api
     from retorq.report.video import encoder
     from retorq.running.again import Tape, require_choice
-    from retorq.running.evaluate import file_name, protocol
+    from retorq.running.evaluate import file_name, games_of, protocol
 
     filming = "--video" in words or bool(asked.video)
     if filming:
@@ -53,15 +53,14 @@ def evaluate(words: list[str]) -> int:
         require_choice(asked.video)
     player = api.load(asked.run, device=asked.device)
     using = protocol(asked.protocol, player.task.env)
+    count = games_of(using, asked.episodes)
     tape = None
     if filming:
-        require_choice(asked.video, using.episodes if asked.episodes is None else asked.episodes)
+        require_choice(asked.video, count)
         tape = Tape()
     if not asked.json:
-        summary = using.summary
-        if asked.episodes is not None:
-            summary = summary.replace(f"first {using.episodes} games", f"first {asked.episodes} games")
-        print(f"playing by protocol {using.name}: {summary}", flush=True)
+        summary = using.summary.replace(f"first {using.episodes} games", f"first {count} games")
+        print(f"playing at step {player.step:,} of {player.total:,} by protocol {using.name}: {summary}", flush=True)
     record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed, tape=tape)
     path = asked.run / "eval" / file_name(record, seed=None if asked.seed == SEED else asked.seed)
     print(json.dumps(record) if asked.json else _told(record), flush=True)
@@ -86,7 +85,8 @@ def _keep(path: Path, record: dict[str, Any]) -> None:
 
 
 def _told(record: dict[str, Any]) -> str:
-    games, by = record["episodes"], f"by protocol {record['protocol']} at step {record['step']:,}"
+    games = record["episodes"]
+    by = f"by protocol {record['protocol']} at step {record['step']:,} of {record['total_steps']:,}"
     if not games:
         return f"no game was completed {by}"
     human = f", {record['human_normalised']:.1%} of human" if "human_normalised" in record else ""

@@ -83,7 +83,8 @@ def settings_text(value: Any) -> str:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    leaves = flatten(run.config)
+    """What was asked for: it decides what is in effect in the environment, which older runs did not write down."""
+    leaves = flatten({key: value for key, value in run.config.items() if key != "environment"})
     return {key: settings_text(value) for key, value in leaves if key.rsplit(".", 1)[-1] not in _PER_RUN}
 
 

@@ -57,16 +57,16 @@ def _shared(found: Mapping[str, str], several: bool) -> list[str]:
 
 def _record(run: Run, part: str) -> dict[str, str]:
     """A run's record as text, without options of its environment that can have no effect there."""
-    found = {key: settings_text(value) for key, value in flatten(getattr(run, part))}
-    if part != "config" or not isinstance(run.config.get("options"), Mapping):
-        return found
-    used, defaults = _options_of(run.env), EnvOptions()
-    idle = {
-        f"options.{key}"
-        for key, value in run.config["options"].items()
-        if key not in used and value == getattr(defaults, key, None)
-    }
-    return {key: value for key, value in found.items() if key not in idle}
+    record = getattr(run, part)
+    options, environment = record.get("options"), record.get("environment")
+    if part != "config" or not isinstance(options, Mapping):
+        return {key: settings_text(value) for key, value in flatten(record)}
+    known = isinstance(environment, Mapping)  # older runs wrote down what was asked for alone
+    used, defaults = environment if known else _options_of(run.env), EnvOptions()
+    asked = {key: value for key, value in options.items() if key in used or value != getattr(defaults, key, None)}
+    shown = {key: value for key, value in record.items() if key != "environment"}
+    shown["options"] = asked | dict(environment if known else {})
+    return {key: settings_text(value) for key, value in flatten(shown)}
 
 
 def _options_of(env: str) -> frozenset[str]:

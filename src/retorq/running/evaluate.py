@@ -134,6 +134,21 @@ def play_frames(actor: Actor, steps: int) -> list[Episode]:
     return done
 
 
+def games_of(using: Protocol, episodes: int | None) -> int:
+    """How many games count: the protocol's number (0: it counts frames), or that which was asked for.
+
+    Raises:
+        UserError: A number below 1, or one for a protocol that counts frames.
+    """
+    if episodes is None:
+        return using.episodes
+    if using.frames or episodes < 1:
+        raise UserError(
+            f"episodes is {episodes}; " + ("this protocol counts frames." if using.frames else "give 1 or more.")
+        )
+    return episodes
+
+
 def evaluate(
     agent: Agent,
     network: Network,
@@ -144,6 +159,7 @@ def evaluate(
     episodes: int | None = None,
     seed: int = 0,
     step: int = 0,
+    total: int | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[int], None] | None = None,
     tape: Tape | None = None,
@@ -151,15 +167,11 @@ def evaluate(
     """Play by a protocol and return the record that ``eval/*.json`` holds.
 
     Memory is treated as in training (cleared at a lost life if the run did so); scores always count whole games,
-    unclipped. The noise of noisy layers is off. ``episodes`` replaces the protocol's number. With a ``tape`` the games
-    can be played again (``running.again``).
+    unclipped. The noise of noisy layers is off. ``episodes`` replaces the protocol's number. ``step`` of ``total`` says
+    where in its run the agent stands. With a ``tape`` the games can be played again (``running.again``).
     """
     options = replace(options, **(using.atari or {}))
-    count = using.episodes if episodes is None else episodes
-    if episodes is not None and (using.frames or episodes < 1):
-        raise UserError(
-            f"episodes is {episodes}; " + ("this protocol counts frames." if using.frames else "give 1 or more.")
-        )
+    count = games_of(using, episodes)
     columns = min(count, 32) if count else 1  # frames shared by several games would favor short ones
     vector = make(env, columns=columns, seed=seed, options=options)
     if tape is not None:
@@ -175,7 +187,8 @@ def evaluate(
     finally:
         vector.close()
     return record(agent, env, vector.spec.frames_per_step, using, games, step=step, seed=seed) | {
-        "environment": asdict(options)
+        "environment": asdict(options) | dict(vector.spec.settings) | {"stack": agent.stack},
+        "total_steps": total,
     }
 
 

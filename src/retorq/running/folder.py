@@ -40,7 +40,7 @@ class RunFolder:
     Attributes:
         path: The folder.
         id: Random identity of the run, the same for its whole life.
-        stored: All of ``config.json``: ``agent, env, options, config, seed, format, id``.
+        stored: All of ``config.json``: ``agent, env, options, config, seed, format, id, environment``.
         resumed: Whether the run existed before.
         notes: Sentences worth telling the user, such as versions that changed since the last start.
     """
@@ -68,6 +68,7 @@ class RunFolder:
         seed: int,
         options: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
         command: Sequence[str] | None = None,
     ) -> RunFolder:
         """Make a run folder and lock it; where the same run exists already, go on with it.
@@ -79,6 +80,8 @@ class RunFolder:
             seed: The run's seed.
             options: Environment options (preprocessing).
             config: Every field of the algorithm's ``Config``.
+            environment: Every setting in effect of the environment, what is no option included. It is written down and
+                is no part of the run's identity: where it has changed, ``notes`` says so.
             command: Words of the command line (default: ``retorq`` and this process's arguments).
 
         Raises:
@@ -89,6 +92,7 @@ class RunFolder:
         path = Path(path)
         asked = {"agent": agent, "env": env, "options": dict(options or {}), "config": dict(config or {}), "seed": seed}
         asked = json.loads(json.dumps(asked, default=_plain))
+        found = json.loads(json.dumps(dict(environment or {}), default=_plain))
         _require_writable(path)
         _require_own(path)
         lock = _Lock(path / LOCK)
@@ -98,9 +102,10 @@ class RunFolder:
                 stored = _read_config(path)
                 _require_same(path, stored, asked)
             else:
-                stored = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}
+                stored = {"format": FORMAT, "id": uuid.uuid4().hex, **asked, "environment": found}
                 _write_json(path / CONFIG, stored)
             folder = cls(path, stored, lock, resumed=resumed)
+            folder._compare(found)
             folder._started(["retorq", *sys.argv[1:]] if command is None else command)
         except BaseException as error:
             lock.release()
@@ -164,6 +169,12 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _compare(self, environment: Mapping[str, Any]) -> None:
+        """Note what is no longer as the run began with; runs of before wrote nothing down."""
+        if changes := differences(self.stored.get("environment", environment), environment):
+            told = ", ".join(f"{name} {was} → {now}" for name, was, now in changes)
+            self.notes.append(f"environment settings changed since the run began: {told}")
 
     def _started(self, command: Sequence[str]) -> None:
         with (self.path / COMMAND).open("a") as file:

@@ -31,6 +31,7 @@ class Plan:
     batch: str
     replay_rows: int
     replay_bytes: int
+    row_bytes: float
     process_bytes: int
     weights: int
     seconds: float | None
@@ -47,8 +48,11 @@ class Plan:
             ("environment frames", f"{self.frames:,} ({self.steps:,} agent steps)"),
             ("steps trained", f"{self.rows_trained:,}"),
             ("updates", f"{self.updates:,} of {self.batch}"),
-            ("replay memory", f"{size(self.replay_bytes)} for {self.replay_rows:,} steps"),
-            ("process memory", f"about {size(self.process_bytes)} besides"),
+            (
+                "replay memory",
+                f"{size(self.replay_bytes)} for {self.replay_rows:,} steps, {self.row_bytes:,.0f} bytes per step",
+            ),
+            ("process memory", f"at most {size(self.process_bytes)} besides"),
             ("estimated time", time_left),
         ]
 
@@ -96,6 +100,7 @@ def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cp
         else f"{agent.batch_size} steps",
         replay_rows=rows,
         replay_bytes=int(agent.layout.bytes_per_row() * rows * (1 + agent.surplus)),
+        row_bytes=agent.layout.bytes_per_row(),
         process_bytes=PROCESS_BYTES + weights * 4 * 5 + batch_bytes * ACTIVATION_COPIES,
         weights=weights,
         seconds=_measure(agent, steps, updates, torch.device(device)) if measure else None,

@@ -32,6 +32,8 @@ from retorq.types import Diverged, UserError
 
 RESUMABLE = 75
 """Exit code of a run that was stopped and can go on."""
+MOST_STEPS = 10**12
+"""Agent steps: more than a thousand times what any published run took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class RunOptions:
                 raise UserError(f"{name} is {value!r}; give a {'whole ' if kind is int else ''}number.")
             if not value >= lowest:
                 raise UserError(f"{name} is {value}; give at least {lowest}.")
+        if self.steps > MOST_STEPS:
+            raise UserError(f"steps is {self.steps}; give at most {MOST_STEPS:,}.")
         check_seed(self.seed)
         check_device(self.device)
         self._check_pool()
@@ -195,7 +199,8 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     table = plan(task.agent, task.env, run.steps, device=run.device)
     for what, how_much in table.rows:
         say(f"{what:>20}  {how_much}")
-    settings = ", ".join(f"{name} {value}" for name, value in task.agent.spec.settings.items())
+    say(f"{'preset':>20}  {task.preset}")
+    settings = ", ".join(f"{name} {'none' if value == '' else value}" for name, value in task.agent.environment.items())
     say(f"{'environment settings':>20}  {settings or 'none'}")
     for what, sentence in exploration(task.agent, run.steps):
         say(f"{what:>20}  {sentence}")

@@ -1,0 +1,62 @@
+"""What a run says before it starts: the agent, the environment down to each setting, and choices made by themselves."""
+
+import pytest
+from tests.small import command, flags
+
+from retorq import api
+from retorq.envs.options import EnvOptions
+from retorq.running.train import RunOptions, introduce
+
+SMALL = {"hidden_size": 8, "batch_size": 2, "replay_size": 400, "warmup": 50, "num_envs": 2, "stack": 4}
+
+
+def told(lines):
+    """What is printed, by what it is about."""
+    return {line[:20].strip(): line[22:] for line in lines}
+
+
+def test_an_atari_game_is_told_down_to_each_setting():
+    pytest.importorskip("ale_py")
+    options = EnvOptions(sticky=0.25, noop_max=7)
+    task = api.compose("ALE/Pong-v5", agent="dqn", preset="laptop", config=SMALL, options=options, device="cpu", seed=0)
+    lines = []
+    introduce(task, RunOptions(steps=1_000), lines.append)
+    found = told(lines)
+    assert found["environment"] == "ALE/Pong-v5"
+    assert found["preset"] == "laptop"
+    settings = dict(part.rsplit(" ", 1) for part in found["environment settings"].split(", "))
+    assert settings == {
+        "frame_skip": "4",
+        "frame_size": "84",
+        "grayscale": "True",
+        "noop_max": "7",
+        "sticky": "0.25",
+        "full_actions": "False",
+        "life_loss": "True",
+        "max_frames": "108000",
+        "fire_reset": "False",
+        "flicker": "0.0",
+        "max_pool": "2",
+        "reward": "raw",
+        "stack": "4",
+    }
+
+
+def test_a_dry_run_tells_the_preset_what_is_in_effect_and_what_it_chose():
+    code, out, _ = command("train", "memory", *flags(num_envs=1, epsilon_steps=None), "--steps", "50", "--dry-run")
+    assert code == 0
+    found = told(out.splitlines()[1:])
+    assert (found["environment"], found["preset"]) == ("memory", "toy")
+    assert found["environment settings"] == "length 10, cap 11"
+    assert found["note"].startswith("one environment has no epsilon ladder: epsilon falls linearly from 1 to ")
+    code, out, _ = command("train", "memory", *flags(), "--steps", "50", "--dry-run", "--env.flicker", "0.5")
+    assert code == 0
+    assert told(out.splitlines())["environment settings"] == "length 10, cap 11, flicker 0.5"
+    assert "  note  " not in out
+
+
+def test_the_preset_that_small_images_lead_to_is_named():
+    pytest.importorskip("ale_py")
+    code, out, err = command("train", "ALE/Pong-v5", "--env.frame-size", "20", "--dry-run", "--replay-size", "5000")
+    assert (code, err) == (0, "")
+    assert told(out.splitlines())["preset"] == "toy"

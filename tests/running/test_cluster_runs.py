@@ -38,7 +38,8 @@ def learner(run, nodes, steps):
     """The same command each time, but for the cluster."""
     words = [
         "train", "catch", "--agent", "apex_dqn", "--preset", "toy", "--steps", steps, "--run", run, "--threads", 1,
-        "--num-envs", 4, "--pool", "ray", "--actors", 2, "--actor-rows", 7, "--log-every", 200, "--checkpoint-seconds", 3,
+        "--num-envs", 4, "--pool", "ray", "--actors", 2, "--actor-rows", 7, "--log-every", 200,
+        "--checkpoint-seconds", 3,
         "--cluster", nodes.cluster.address, "--cluster-token", nodes.token,
     ]  # fmt: skip
     return subprocess.Popen(

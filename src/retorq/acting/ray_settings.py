@@ -26,8 +26,12 @@ SETTINGS = {
 """Of every process of Ray."""
 SAFE = SETTINGS | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """On one host: everything listens on 127.0.0.1."""
-LEARNER = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
-"""Of a learner, which notices itself that the head is gone: Ray must not end it (after 60 s, without a word) before."""
+LEARNER = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+"""Of a learner, which notices itself that the head is gone: Ray must not end it (after 60 s, without a word) before,
+nor tell it in many lines."""
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 ELSEWHERE = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
 """Variables that would lead to another cluster, or to another token."""

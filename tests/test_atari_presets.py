@@ -15,6 +15,7 @@ MORE = {
     "drqn": OF_MEMORY | {"replay_ratio": 0.5},
     "r2d2": OF_MEMORY | {"burn_in": 4},
     "recurrent_iqn": OF_MEMORY | {"samples": 4},
+    "gorila": {"bundles": 2, "servers": 1},
     "iqn": {"samples": 4, "target_samples": 4, "action_samples": 4},
 }
 

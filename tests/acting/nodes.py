@@ -47,6 +47,12 @@ class Nodes:
         """End a node as a host ends whose power fails."""
         self.cluster.remove_node(node, allow_graceful=False)
 
+    def remove(self, node, joined):
+        """End a node in order, and wait until nobody counts on it."""
+        self.cluster.remove_node(node, allow_graceful=True)
+        while node.node_id in {host.id for host in hosts(joined.ray)}:
+            time.sleep(0.1)
+
     def join(self):
         """The cluster as a learner sees it, once every node takes what is meant for it."""
         joined = JoinedRay(self.cluster.address, self.token)

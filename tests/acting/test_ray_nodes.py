@@ -88,7 +88,7 @@ def test_actors_of_a_node_that_is_lost_play_on_elsewhere_and_return_to_a_new_one
     assert sum(games(stream) - 1 for stream in streams) == 4
     assert "raylet" not in capsys.readouterr().out  # Ray would print a page
     pool.close()
-    nodes.lose(fourth)
+    nodes.remove(fourth, joined)
 
 
 def test_a_slow_actor_holds_up_nobody_and_is_not_replaced(pool_of):

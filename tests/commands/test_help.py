@@ -11,6 +11,7 @@ from retorq.algorithms.help import GROUPS, HELP
 
 COMMANDS = [(name,) for name in cli.COMMANDS if name != "train"]
 COMMANDS += [("train", "--agent", agent) for agent in algorithms.AGENTS]
+COMMANDS += [("cluster", "head"), ("cluster", "worker")]
 
 
 OPTION = re.compile(r"(-h, --help|--[a-z][\w.-]+)(?:, --\S+)?(?: (?:\[.*?\]\]|\{.*?\}\S*|[A-Z]\S*))?(?= |$)")

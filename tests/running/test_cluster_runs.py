@@ -39,7 +39,8 @@ def learner(run, nodes, steps):
     words = [
         "train", "catch", "--agent", "apex_dqn", "--preset", "toy", "--steps", steps, "--run", run, "--threads", 1,
         "--num-envs", 4, "--pool", "ray", "--actors", 2, "--actor-rows", 7, "--log-every", 200,
-        "--checkpoint-seconds", 3, "--cluster", nodes.cluster.address, "--cluster-token", nodes.token,
+        "--checkpoint-seconds", 3,
+        "--cluster", nodes.cluster.address, "--cluster-token", nodes.token,
     ]  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-m", "retorq.cli", *map(str, words)],

@@ -16,6 +16,7 @@ from tests.small import SETTINGS, agent
 
 import retorq
 from retorq import api
+from retorq.algorithms import CONTINUOUS
 from retorq.distributed.peers import Entry, Here, Lost, OnRay
 from retorq.distributed.sharded import ShardedReplay
 from retorq.distributed.shards import Shards
@@ -79,14 +80,15 @@ AGENTS = [name for name in MODULES if name != "gorila"]
 def test_every_agent_learns_from_shards(name):
     """Shards in this process, built as they are elsewhere; of every agent all rows arrive and weights move."""
     config = settings(name, num_envs=3, replay_size=180)
-    made = api.compose("catch", agent=name, preset="toy", config=config, options=EnvOptions(), device="cpu", seed=0)
+    env = "pendulum" if name in CONTINUOUS else "catch"
+    made = api.compose(env, agent=name, preset="toy", config=config, options=EnvOptions(), device="cpu", seed=0)
     run, before = RunOptions(steps=150, **SHARDED), copy.deepcopy(made.agent.network.state_dict())
 
     def shards(seed):
         held = Shards(lambda shard, life: Here(entry(made, run, shard, life, seed).build()), 2)
         return ShardedReplay(held, batch_size=made.agent.batch_size, seed=seed)
 
-    trainer = Trainer(made.agent, make("catch", columns=3), total=150, shards=shards)
+    trainer = Trainer(made.agent, make(env, columns=3), total=150, shards=shards)
     while not trainer.done:
         trainer.step()
     trainer.replay.shards.settle()

@@ -206,12 +206,12 @@ def _connect(ray: ModuleType, **arguments: Any) -> Any:
         _silence(ray)
         return context
     except Exception as error:  # Ray raises Exception itself
-        text = str(error)
         where = arguments["address"]
-        if "uthenticat" in text:
-            raise UserError(f"cluster {where!r} has another token; copy the head's token file to this host.") from error
-        if where != "local" and ("node_ip_address" in text or "No node info" in text or "Raylet" in text):
-            raise UserError(_NO_NODE.format(address=where)) from error
+        if where != "local":
+            raise UserError(
+                f"cluster {where!r} does not take this program in ({_first_line(error)}); this host must be one of its "
+                f"nodes (retorq cluster worker {where}), with the head's token file and the same versions."
+            ) from error
         raise UserError(f"Ray did not start ({_first_line(error)}); try again when this host is less busy.") from error
 
 

@@ -17,17 +17,21 @@ SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_worker_niceness": "0",  # by default 15, which starves actors beside a learner that never rests
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls that an actor never answered: its pool has said so already
-    # A node that is cut off is noticed within 10 seconds; by default after more than a minute.
+    # A node that is cut off is noticed within 15 seconds; by default after more than a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_failure_threshold": "5",
 }
 """Of every process of Ray."""
 SAFE = SETTINGS | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """On one host: everything listens on 127.0.0.1."""
-LEARNER = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
-"""Of a learner, which notices itself that the head is gone: Ray must not end it (after 60 s, without a word) before."""
+LEARNER = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+"""Of a learner, which notices itself that the head is gone: Ray must not end it (after 60 s, without a word) before,
+nor tell it in many lines."""
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 ELSEWHERE = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
 """Variables that would lead to another cluster, or to another token."""

@@ -29,6 +29,9 @@ usage: retorq cluster head --address ADDRESS [options]
 
 Several hosts for one run (docs/scaling.md). One host is the head; every other one is a worker, which joins anew
 whenever it was cut off. Both stay in the foreground until Ctrl-C.
+
+options
+  -h, --help  show this; 'retorq cluster head --help' and 'retorq cluster worker --help' tell what each takes
 """
 
 

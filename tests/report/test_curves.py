@@ -57,6 +57,12 @@ def test_an_experiment_has_one_color_on_every_environment_and_no_two_share_one(m
     ]
 
 
+def test_older_runs_that_did_not_write_down_what_is_in_effect_are_repetitions_still(make_run: Make) -> None:
+    older, newer = (load_run(make_run(f"r{seed}", seed=seed)) for seed in (4, 5))
+    newer.config["environment"] = {"max_pool": 2}
+    assert [group.runs for group in group_runs([older, newer])] == [[older, newer]]
+
+
 def test_repetitions_that_are_alone_have_colors_of_their_own(make_run: Make) -> None:
     runs = [load_run(make_run(f"r{seed}", seed=seed)) for seed in (4, 5)]
     (group,) = group_runs(runs)

@@ -100,21 +100,23 @@ TURN = 200
 def check_clock(pool):
     """Before ``TURN`` steps of the run actions are random, and soon after none is: exploration goes by its clock.
 
-    Soon: four messages of 10 rows of each of two actors may have been begun before. An actor's own clock is slower.
+    Soon: of each actor, up to three messages may have been ordered before, whenever they come, and the last of them
+    leaves a row to the next. An actor's own clock is slower.
     """
-    random, greedy = [], []
-    while pool.steps < 3 * TURN:
-        before = pool.steps
-        for _, rows in pool.receive():
+    random, after = [], {}
+    while pool.steps < TURN or len(after) < 2 or min(map(len, after.values())) < 10:
+        now = pool.steps
+        for first, rows in pool.receive():
+            same = []
             for t in range(rows.rows):
                 inputs = rows.inputs.map(lambda a, t=t: torch.from_numpy(np.array(a[t : t + 1])))
                 count = rows.extras["state.count"][t].float()
                 chosen = Weighted().unroll(inputs, {"count": count})[0][0].numpy()
-                same = (chosen == rows.action[t])[~rows.last[t]]
-                if before > TURN + 80:
-                    greedy += same.tolist()
-                elif pool.steps < TURN:
-                    random += same.tolist()
+                same += (chosen == rows.action[t])[~rows.last[t]].tolist()
+            if now >= TURN:
+                after.setdefault(first, []).append(same)
+            elif pool.steps < TURN:
+                random += same
     assert sum(random) < 0.5 * len(random)  # one in five by chance
-    assert len(greedy) > TURN
-    assert all(greedy)
+    for messages in after.values():
+        assert all(all(same) for same in messages[4:])

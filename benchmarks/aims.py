@@ -1,6 +1,7 @@
 """The aims for speed and memory beside what was measured: ``python benchmarks/aims.py`` prints the table.
 
-It reads the csv files in ``benchmarks/results``; docs/benchmarks.md shows what it prints.
+It reads the csv files in ``benchmarks/results``, and in ``benchmarks/results/zen5`` those of an earlier version on the next
+generation of processors; docs/benchmarks.md shows what it prints.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.rows import read
 
 RESULTS = Path(__file__).parent / "results"
+FOLDERS = {"": "Zen 4", "zen5/": "Zen 5"}
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,24 @@ class Aim:
     over: dict[str, str] | None = None
     """Divided by the same column of the row that has these."""
 
-    def measured(self) -> float:
+    def measured(self, folder: str = "") -> float:
         """The number."""
-        value = _cell(self.file, self.where, self.column)
-        return value if self.over is None else value / _cell(self.file, self.over, self.column)
+        value = _cell(f"{folder}{self.file}", self.where, self.column)
+        return value if self.over is None else value / _cell(f"{folder}{self.file}", self.over, self.column)
+
+    def seen(self, folder: str) -> str:
+        """The number beside its aim; a dash where nothing was measured."""
+        if not (RESULTS / folder / self.file).exists():
+            return "-"
+        value = self.measured(folder)
+        met = value <= self.bound if self.at_most else value >= self.bound
+        return f"{float(f'{value:.4g}'):g}{self.unit}, {'met' if met else '**missed**'}"
 
     def line(self) -> str:
         """A row of the table."""
-        value = self.measured()
-        met = value <= self.bound if self.at_most else value >= self.bound
         sign = "at most" if self.at_most else "at least"
-        return (
-            f"| {self.what} | {sign} {self.bound:g}{self.unit} | {float(f'{value:.4g}'):g}{self.unit} | "
-            f"{'yes' if met else '**no**'} | `{self.file}` |"
-        )
+        numbers = " | ".join(self.seen(folder) for folder in FOLDERS)
+        return f"| {self.what} | {sign} {self.bound:g}{self.unit} | {numbers} | `{self.file}` |"
 
 
 def _cell(file: str, where: dict[str, str], column: str) -> float:
@@ -97,9 +103,8 @@ AIMS = (
 
 def table() -> str:
     """The table, as Markdown."""
-    return (
-        "\n".join(["| what | aim | measured | met | file |", "|---|---|---|---|---|", *(a.line() for a in AIMS)]) + "\n"
-    )
+    head = f"| what | aim | {' | '.join(FOLDERS.values())} | file |"
+    return "\n".join([head, "|---|---|---|---|---|", *(aim.line() for aim in AIMS)]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The aims for speed and memory beside what was measured: ``python benchmarks/aims.py`` prints the table.
 
-It reads the csv files in ``benchmarks/results``, and in ``benchmarks/results/zen5`` those of an earlier version on the next
-generation of processors; docs/benchmarks.md shows what it prints.
+It reads the csv files in ``benchmarks/results``, and in ``benchmarks/results/zen5`` those of an earlier version on the
+next generation of processors; docs/benchmarks.md shows what it prints.
 """
 
 from __future__ import annotations

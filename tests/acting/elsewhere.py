@@ -106,17 +106,18 @@ def check_clock(pool):
     random, after = [], {}
     while pool.steps < TURN or len(after) < 2 or min(map(len, after.values())) < 10:
         now = pool.steps
-        for first, rows in pool.receive():
-            same = []
+        same = []
+        for columns, rows in pool.receive():  # of one message
+            actor = columns[0] // pool.recipes[0].columns
             for t in range(rows.rows):
                 inputs = rows.inputs.map(lambda a, t=t: torch.from_numpy(np.array(a[t : t + 1])))
                 count = rows.extras["state.count"][t].float()
                 chosen = Weighted().unroll(inputs, {"count": count})[0][0].numpy()
                 same += (chosen == rows.action[t])[~rows.last[t]].tolist()
-            if now >= TURN:
-                after.setdefault(first, []).append(same)
-            elif pool.steps < TURN:
-                random += same
+        if same and now >= TURN:
+            after.setdefault(actor, []).append(same)
+        elif pool.steps < TURN:
+            random += same
     assert sum(random) < 0.5 * len(random)  # one in five by chance
     for messages in after.values():
         assert all(all(same) for same in messages[4:])

@@ -41,7 +41,7 @@ def test_what_a_replaced_actor_had_sent_is_thrown_away(pool_of):
         for held in pool._actors:
             held.in_hand = 0
         time.sleep(0.2)
-        pool._listen()
+        pool._listen(0.1)
     pool._to_free = (1, 0)
     pool._replace(1, "was taken away")
     assert {actor for actor, _ in pool._arrived} == {0}

@@ -59,7 +59,7 @@ class Here(Supervised):
     def _before(self):
         pass
 
-    def _next(self):
+    def _next(self, patience):
         self.turn += 1
         actor = self.turn % len(self.players)
         message = self.players[actor].message()

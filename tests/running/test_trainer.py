@@ -58,6 +58,58 @@ def test_nothing_is_learned_or_earned_in_warm_up():
     assert trainer.limiter.credits == pytest.approx((trainer.steps - before) * 0.8 - 8)
 
 
+class Clocked:
+    """A pool of which every update lets ``lag`` messages pile up, as games do that go on meanwhile."""
+
+    late = 0
+
+    def __init__(self, pool, lag):
+        self.pool, self.lag, self.waiting, self.waited = pool, lag, 1, 0
+
+    steps = property(lambda self: self.pool.steps)
+
+    def receive(self, *, wait=True):
+        self.waited += wait and not self.waiting
+        if not (self.waiting or wait):
+            return []
+        self.waiting = max(0, self.waiting - 1)
+        return self.pool.receive()
+
+    def publish(self, network, version):
+        self.waiting += self.lag
+
+
+def test_who_plays_by_the_clock_does_not_wait_for_a_learner_that_is_behind():
+    """All that has come is taken before each update, and the replay ratio falls instead."""
+    trainer = trainer_of(replay_ratio=400.0, warmup=40, replay_size=300)
+    trainer.pool = Clocked(trainer.pool, lag=3)
+    while not trainer.warm:
+        trainer.step()
+    trainer.pool.waited = 0
+    rows = trainer.agent.rows_per_update
+    for _ in range(50):
+        updates, steps = trainer.learner.updates, trainer.steps
+        trainer.step()
+        assert trainer.learner.updates == updates + 1
+        assert trainer.steps - steps <= 3 * trainer.agent.columns
+        assert trainer.pool.waiting == 3  # of this update
+    assert trainer.pool.waited == 0
+    assert trainer.learner.updates * rows < 0.5 * 400.0 * trainer.steps
+
+
+def test_who_plays_by_the_clock_is_waited_for_where_the_learner_is_not_behind():
+    trainer = trainer_of(replay_ratio=0.1, warmup=40, replay_size=300)
+    trainer.pool = Clocked(trainer.pool, lag=0)
+    while not trainer.warm:
+        trainer.step()
+    trainer.pool.waited, begin = 0, (trainer.steps, trainer.learner.updates)
+    for _ in range(200):
+        trainer.step()
+    assert trainer.pool.waited > 150
+    learned = (trainer.learner.updates - begin[1]) * trainer.agent.rows_per_update
+    assert learned == pytest.approx(0.1 * (trainer.steps - begin[0]), abs=trainer.agent.rows_per_update)
+
+
 def test_credits_wait_for_something_to_sample():
     trainer = trainer_of(warmup=0, num_envs=1)
     for _ in range(5):  # windows need 6 rows
@@ -292,7 +344,7 @@ def test_five_updates_in_a_row_that_are_not_finite_end_the_run(prioritized):
     updates = trainer.learner.updates
     receive = trainer.pool.receive
 
-    def poisoned():
+    def poisoned(**_):
         for columns, rows in receive():
             rows.reward[:] = math.nan
             yield columns, rows

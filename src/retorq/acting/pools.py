@@ -25,8 +25,11 @@ class ActorPool(Protocol):
     replaced: int
     """How many actors were lost and replaced since the run began."""
 
-    def receive(self) -> Iterable[Chunk]:
-        """Rows that have arrived (a local pool acts now); none if nothing came within a moment."""
+    def receive(self, *, wait: bool = True) -> Iterable[Chunk]:
+        """Rows that have arrived (a local pool acts now); none if nothing came within a moment.
+
+        Without ``wait`` only what is there already.
+        """
 
     def publish(self, network: Network, version: int) -> None:
         """Hand the network's weights to the actors."""
@@ -75,8 +78,8 @@ class LocalPool:
         """Agent steps acted so far, all columns together."""
         return self.actor.steps
 
-    def receive(self) -> list[Chunk]:
-        """One vector step."""
+    def receive(self, *, wait: bool = True) -> list[Chunk]:
+        """One vector step, whether anybody waits or not."""
         return self.actor.collect(1)
 
     def publish(self, network: Network, version: int) -> None:

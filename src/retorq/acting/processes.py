@@ -113,20 +113,20 @@ class ProcessPool(Supervised):
         self._supervise()
         self._weights.tick(self.steps)
 
-    def _next(self) -> list[Chunk]:
-        self._listen()
+    def _next(self, patience: float) -> list[Chunk]:
+        self._listen(patience)
         if not self._arrived:
             return []
         actor, told = self._arrived.popleft()
         self._to_free = (actor, told["slot"])
         return self._accept(actor, told, memoryview(self._memories[actor]), told["slot"] * self._slot[actor])
 
-    def _listen(self) -> None:
+    def _listen(self, patience: float) -> None:
         """Take one message of every actor that has sent any, so that none is served twice before the others."""
         if self._arrived:
             return
         pipes = {held.pipe: actor for actor, held in enumerate(self._actors) if held is not None}
-        for pipe in wait(list(pipes), PATIENCE):
+        for pipe in wait(list(pipes), patience):
             actor = pipes[pipe]  # type: ignore[index]
             held = self._actors[actor]
             assert held is not None

@@ -180,13 +180,13 @@ class RayPool(Supervised):
             self._faults.append(f"actor {actor} was moved to {host.address}, which has more room; its games were cut")
             self._start_on(actor, host)
 
-    def _next(self) -> list[Chunk]:
+    def _next(self, patience: float) -> list[Chunk]:
         calls = {
             call: (made, actor) for actor, held in enumerate(self._actors) if held for call, made in held.calls.items()
         }
         by_age = sorted(calls, key=lambda call: calls[call][0])
         with self._trouble():
-            ready, _ = self._ray.wait(by_age, num_returns=1, timeout=PATIENCE)
+            ready, _ = self._ray.wait(by_age, num_returns=1, timeout=patience)
         if not ready:
             return []
         actor = calls[ready[0]][1]

@@ -64,15 +64,17 @@ class Supervised(ABC):
         """End ``actor`` with all that it started; nothing if it is gone."""
 
     @abstractmethod
-    def _next(self) -> list[Chunk]:
-        """The rows of the next message, or none."""
+    def _next(self, patience: float) -> list[Chunk]:
+        """The rows of the next message, or none if none comes within so many seconds."""
 
     @abstractmethod
     def _before(self) -> None:
         """What is to be done before the next message."""
 
-    def receive(self) -> list[Chunk]:
+    def receive(self, *, wait: bool = True) -> list[Chunk]:
         """The rows of one message, or none if none came within ``PATIENCE`` seconds; views until the next call.
+
+        Without ``wait`` none if none is there.
 
         Raises:
             UserError: an actor found something wrong that a restart would not change.
@@ -85,7 +87,7 @@ class Supervised(ABC):
         self._before()
         chunks, self._closing = self._closing, []
         if not chunks:
-            chunks = self._next()
+            chunks = self._next(PATIENCE if wait else 0.0)
         self.steps += sum(int((~np.asarray(rows.last, bool)).sum()) for _, rows in chunks)
         return chunks
 

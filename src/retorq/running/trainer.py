@@ -118,15 +118,32 @@ class Trainer:
 
     def step(self) -> None:
         """One round: act, store, learn."""
-        before = self.steps
-        for columns, rows in self.pool.receive():
-            self.replay.extend(columns, rows)
-        if not self.warm:
-            return
-        self.limiter.inserted(self.steps - before)
-        while self.limiter.may_sample and self.replay.ready:
+        # Who plays by the clock does not wait for learning: whatever has come is taken before every single update. A
+        # learner that is too slow falls behind the replay ratio instead.
+        by_the_clock = self.late is not None
+        arrived = self._take(wait=not (by_the_clock and self._may_learn))
+        while by_the_clock and arrived:
+            arrived = self._take(wait=False)
+        while self._may_learn:
             self._learn()
             self.limiter.sampled()
+            if by_the_clock:
+                return
+
+    def _take(self, *, wait: bool) -> bool:
+        """Store rows that have arrived, and earn credits for them; whether there were any."""
+        before = self.steps
+        arrived = False
+        for columns, rows in self.pool.receive(wait=wait):
+            self.replay.extend(columns, rows)
+            arrived = True
+        if self.warm:
+            self.limiter.inserted(self.steps - before)
+        return arrived
+
+    @property
+    def _may_learn(self) -> bool:
+        return self.warm and self.limiter.may_sample and self.replay.ready
 
     def _center(self) -> None:
         """Before the first update: the mean image is that of a sample of what was seen during warm-up."""

@@ -21,6 +21,7 @@ from retorq.player import Player, PlayerState
 from retorq.running.checkpoint import newest
 from retorq.running.closing import Next
 from retorq.running.folder import RunFolder, default_path
+from retorq.running.folder import how as how_it_ran
 from retorq.running.train import (
     RESUMABLE,
     RunOptions,
@@ -36,6 +37,8 @@ from retorq.types import EnvSpec, Refused, UserError
 
 SAME = ("pool", "actors", "replay_shards")
 """How a run is divided over processes, which a resume cannot change."""
+HOW = tuple(f.name for f in fields(RunOptions) if f.name not in {"steps", "seed", "log_every", *SAME})
+"""Fields of ``RunOptions`` that may change from one start of a run to the next; a resume keeps what it is not told."""
 STEPS = {"atari": 50_000_000, "published": 10_000_000, "laptop": 750_000, "minatar": 200_000, "toy": 20_000}
 """Agent steps of a run where none are given, by preset."""
 
@@ -170,6 +173,7 @@ def start(
         options=asdict(task.options),
         config=stored_config(task, run),
         environment=task.agent.environment,
+        how={name: getattr(run, name) for name in HOW},
     )
     prepare(run)
     with ExitStack() as held:
@@ -222,22 +226,31 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
 def resume(
     path: str | Path,
     *,
-    device: str = "cpu",
     say: Callable[[str], None] = print,
     then: Next | None = None,
     **run: Any,
 ) -> Run:
-    """Go on with a stopped run; ``run`` may change fields of ``RunOptions`` that are not the run's identity."""
+    """Go on with a stopped run, as it was last started; ``run`` changes fields of ``RunOptions`` that are in ``HOW``.
+
+    Raises:
+        UserError: What was given cannot change, or no longer is possible here (a GPU that is gone).
+        Refused: The run was made by another version, or its files are damaged.
+    """
     path = Path(path)
-    known = {f.name for f in fields(RunOptions)} - {"steps", "seed", "log_every", "device", *SAME}
     for name in run:
-        if name not in known:
-            raise UserError(f"{name} cannot change when a run is resumed; what can: {', '.join(sorted(known))}.")
-    task, stored = reopen(path, device=device)
+        if name not in HOW:
+            raise UserError(f"{name} cannot change when a run is resumed; what can: {', '.join(sorted(HOW))}.")
+    earlier = how_it_ran(path)
+    if strange := sorted(earlier.keys() - set(HOW)):
+        raise Refused(
+            f"run {str(path)!r} was last started by another version of retorq, which knows {', '.join(strange)}; use "
+            "the version named in its versions.json."
+        )
+    run = earlier | run
+    task, stored = reopen(path, device=run.get("device", "cpu"))
     config = stored["config"]
     same = {name: config[name] for name in ("steps", "log_every", *SAME) if name in config}
-    how = RunOptions(**same, seed=stored["seed"], device=device, **run)
-    return start(task, how, path, say=say, then=then)
+    return start(task, RunOptions(**same, seed=stored["seed"], **run), path, say=say, then=then)
 
 
 def load(run: str | Path, *, device: str = "cpu") -> Player:

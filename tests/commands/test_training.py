@@ -1,5 +1,6 @@
 """What `train` and `resume` hand on."""
 
+import re
 from dataclasses import fields
 
 import pytest
@@ -117,3 +118,63 @@ def test_from_python_it_is_told(monkeypatch, tmp_path):
     assert "burn_in is 3, which would do nothing: start_state is 'stored'" in lines[0]
     api.train("memory", steps=10, run=tmp_path / "x", say=lines.append)
     assert len(lines) == 1
+
+
+def stored(monkeypatch, path, **how):
+    """A run that was stopped at once."""
+    from retorq.running import folder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "run_training", lambda *_, **__: 75)
+        patch.setattr(api, "introduce", lambda *_: None)
+        patch.setattr(api, "prepare", lambda *_: None)
+        api.train("memory", run=path, **how, say=lambda line: None)
+    assert folder.how(path).keys() == set(api.HOW)
+
+
+def test_a_run_goes_on_as_it_was_last_started(monkeypatch, tmp_path, request):
+    """The command that is named at the end of a run says nothing of how it runs; nothing of that is lost."""
+    stored(monkeypatch, tmp_path / "run", **OF_RUNS | {"threads": 3})
+    stored(monkeypatch, tmp_path / "run", **OF_RUNS, tensorboard=False)
+    started = request.getfixturevalue("started")
+    assert command("resume", tmp_path / "run")[0] == 0
+    assert command("resume", tmp_path / "run", "--threads", 2, "--save-replay", "--hz", 0)[0] == 0
+    api.resume(tmp_path / "run", tensorboard=True, say=lambda line: None, then=None)
+    first, second, third = (run for _, run, _, _ in started)
+    assert first == RunOptions(**OF_RUNS, tensorboard=False)
+    assert second == RunOptions(**OF_RUNS | {"threads": 2, "save_replay": True, "hz": 0.0}, tensorboard=False)
+    assert third == RunOptions(**OF_RUNS, tensorboard=True)
+
+
+def test_a_run_of_before_goes_on_with_the_defaults(monkeypatch, tmp_path, request):
+    stored(monkeypatch, tmp_path / "run", steps=70, threads=1)
+    (tmp_path / "run" / "how.json").unlink()
+    started = request.getfixturevalue("started")
+    assert command("resume", tmp_path / "run")[0] == 0
+    assert started[0][1] == RunOptions(steps=70, log_every=100)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "how.json cannot be read .*: delete it, and give anew what the defaults are not"),
+        ("[]", "how.json does not tell how a run was started: delete it"),
+        ('{"warp": 9}', "was last started by another version of retorq, which knows warp; use the version named in"),
+    ],
+)
+def test_what_cannot_be_read_of_the_last_start_is_refused(content, sentence, monkeypatch, tmp_path, request):
+    stored(monkeypatch, tmp_path / "run", steps=70)
+    (tmp_path / "run" / "how.json").write_text(content)
+    started = request.getfixturevalue("started")
+    code, _, err = command("resume", tmp_path / "run")
+    assert (code, started) == (3, [])
+    assert re.search(sentence, err)
+
+
+def test_a_gpu_that_is_gone_is_told(monkeypatch, tmp_path):
+    stored(monkeypatch, tmp_path / "run", steps=70)
+    how = tmp_path / "run" / "how.json"
+    how.write_text(how.read_text().replace('"cpu"', '"cuda:77"'))
+    code, _, err = command("resume", tmp_path / "run")
+    assert code == 2
+    assert "device is 'cuda:77', but" in err

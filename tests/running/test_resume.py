@@ -143,7 +143,7 @@ def test_signals_and_sudden_death(tmp_path):
             assert newest(path / "checkpoints").step < 80
         else:
             assert f"go on with: retorq resume {path}" in ended.stdout.replace("\n", "")
-        assert api.resume(path, threads=1, tensorboard=False, say=lambda line: None).code == 0
+        assert api.resume(path, tensorboard=False, checkpoint_seconds=600.0, say=lambda line: None).code == 0
         assert_same(whole.path, path)
 
 
@@ -228,7 +228,7 @@ def test_atari_goes_on_with_all_but_the_games_and_says_so(tmp_path, monkeypatch,
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", first_looked_at)
-        assert api.resume(tmp_path, say=lambda line: None, threads=1).code == 0
+        assert api.resume(tmp_path, say=lambda line: None).code == 0
     out = capsys.readouterr().out
     assert "going on at step 40 of 60" in out
     assert "everything is as it was but the environments, which cannot be saved: new games were begun" in out
@@ -272,7 +272,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch
         file.unlink()
         file.write_bytes(damage(content))
         capsys.readouterr()
-        code, out, _ = command("resume", path, "--threads", "1")
+        code, out, _ = command("resume", path)
         out = " ".join(out.split())
         assert code == 0
         assert f"/{steps[-1]} is passed over" in out.replace("/ ", "/")

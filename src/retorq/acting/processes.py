@@ -25,7 +25,7 @@ from retorq.acting.actor import Chunk
 from retorq.acting.pace import ahead
 from retorq.acting.remote import Recipe
 from retorq.acting.shared import SharedWeights, size, unnamed_file
-from retorq.acting.supervised import PATIENCE, START_LIMIT, Supervised, message_bytes
+from retorq.acting.supervised import START_LIMIT, Supervised, message_bytes
 from retorq.acting.worker import BOOT
 from retorq.nn.network import Network
 from retorq.types import UserError

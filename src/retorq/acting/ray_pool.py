@@ -26,7 +26,7 @@ from retorq.acting.pace import ahead
 from retorq.acting.placement import Host, move, place
 from retorq.acting.remote import Recipe
 from retorq.acting.shared import tensors
-from retorq.acting.supervised import PATIENCE, START_LIMIT, Supervised, message_bytes
+from retorq.acting.supervised import START_LIMIT, Supervised, message_bytes
 from retorq.nn.network import Network
 from retorq.types import Stopped, UserError
 

@@ -170,7 +170,7 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Resume:
-    """Go on with a stopped run."""
+    """Go on with a stopped run. What is not given stays as it was when the run was last started."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run folder."""
@@ -199,5 +199,7 @@ def resume(words: list[str]) -> int:
     asked = read(_Resume, words, program.command("resume"))
     from retorq import api
 
-    how = {field.name: getattr(asked, field.name) for field in fields(asked) if field.name != "run"}
+    given = told(_Resume, words, program.command("resume"))
+    how = {field.name: getattr(asked, field.name) for field in fields(asked) if field.name in given}
+    how.pop("run", None)
     return api.resume(asked.run, say=say, then=_next(asked.run, program.told("resume", asked.run)), **how).code

@@ -1,6 +1,7 @@
 """The folder of one run: what was asked for, with which versions, and who is using it. Imports no torch.
 
-``config.json`` (the identity of the run), ``command.txt`` (one line per start), ``versions.json`` and ``run.lock``; the
+``config.json`` (the identity of the run), ``how.json`` (how it was last started: device, threads and the like),
+``command.txt`` (one line per start), ``versions.json`` and ``run.lock``; the
 checkpoints, logs and pictures beside them belong to other modules.
 """
 
@@ -28,7 +29,7 @@ from retorq.types import Refused, UserError
 FORMAT = 1
 """The layout of the run folder. A reader refuses a larger one."""
 
-CONFIG, COMMAND, VERSIONS, LOCK = "config.json", "command.txt", "versions.json", "run.lock"
+CONFIG, HOW, COMMAND, VERSIONS, LOCK = "config.json", "how.json", "command.txt", "versions.json", "run.lock"
 
 _PACKAGES = ("retorq", "torch", "numpy", "gymnasium", "ale_py")
 _ABSENT = "(not there)"
@@ -69,6 +70,7 @@ class RunFolder:
         options: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
+        how: Mapping[str, Any] | None = None,
         command: Sequence[str] | None = None,
     ) -> RunFolder:
         """Make a run folder and lock it; where the same run exists already, go on with it.
@@ -82,6 +84,7 @@ class RunFolder:
             config: Every field of the algorithm's ``Config``.
             environment: Every setting in effect of the environment, what is no option included. It is written down and
                 is no part of the run's identity: where it has changed, ``notes`` says so.
+            how: How the run is carried out, which may change from start to start; the last is kept (``how``).
             command: Words of the command line (default: ``retorq`` and this process's arguments).
 
         Raises:
@@ -106,6 +109,8 @@ class RunFolder:
                 _write_json(path / CONFIG, stored)
             folder = cls(path, stored, lock, resumed=resumed)
             folder._compare(found)
+            if how is not None:
+                _write_json(path / HOW, how)
             folder._started(["retorq", *sys.argv[1:]] if command is None else command)
         except BaseException as error:
             lock.release()
@@ -302,6 +307,24 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise Refused(
             f"run {str(path)!r} has format {stored['format']}, and this retorq reads up to {FORMAT}: update retorq"
         )
+    return stored
+
+
+def how(path: Path | str) -> dict[str, Any]:
+    """How a run was last started; empty for one of before this was written down.
+
+    Raises:
+        Refused: The file is damaged.
+    """
+    file = Path(path) / HOW
+    try:
+        stored = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"{file} cannot be read ({error}): delete it, and give anew what the defaults are not") from error
+    if not isinstance(stored, dict):
+        raise Refused(f"{file} does not tell how a run was started: delete it, and give anew what the defaults are not")
     return stored
 
 

@@ -1,6 +1,8 @@
 """The resource table: its numbers, what it refuses, and that measuring leaves no trace."""
 
 import csv
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +12,22 @@ import torch
 from tests.algorithms.agents import MODULES, VECTOR, change
 from tests.small import agent, command, flags
 
-from retorq.algorithms import recurrent_iqn
+from retorq.algorithms import load, recurrent_iqn
+from retorq.envs.make import make
 from retorq.learner import Learner
 from retorq.nn.network import Network
-from retorq.running.plan import PROCESS_BYTES, duration, exploration, plan, require_memory, size
+from retorq.running.plan import (
+    ACTOR_BYTES,
+    PROCESS_BYTES,
+    WORKING,
+    _kept,
+    duration,
+    exploration,
+    learner_bytes,
+    plan,
+    require_memory,
+    size,
+)
 from retorq.types import EnvSpec, Leaf, Refused
 
 PONG = EnvSpec(
@@ -68,9 +82,34 @@ def test_what_a_learner_takes_is_the_measured_number():
         (row,) = [row for row in csv.DictReader(file) if row["measure"] == "learner"]
     table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 1_000, measure=False)
     besides = table.process_bytes - PROCESS_BYTES
-    assert besides == table.weights * 20 + 40 * (22 * 32 * 84 * 84 * 4)  # windows of 20 + 2 rows, 32 of them
-    assert besides == pytest.approx(float(row["expected"]), rel=1e-3)
-    assert 0.85 < float(row["bytes"]) / besides < 1.0
+    assert besides > table.weights * 20 + 22 * 32 * 84 * 84 * 4  # windows of 20 + 2 rows, 32 of them
+    assert float(row["expected"]) == pytest.approx(besides, rel=0.5)  # in float32 there, in bfloat16 here
+    assert 0.6 < float(row["bytes"]) / float(row["expected"]) < 1.0
+
+
+@pytest.mark.parametrize("name", ["recurrent_iqn", "iqn", "r2d2", "c51", "apex_dpg"])
+def test_what_an_update_keeps_is_that_of_each_window(name):
+    """From one and two windows follows what five keep; and the trial leaves no trace."""
+    module = load(name)
+    env = "pendulum" if name == "apex_dpg" else "memory"
+    made = module.make(module.toy(), make(env, columns=module.toy().num_envs).spec)
+    before = {key: value.clone() for key, value in made.network.state_dict().items()}
+    kept = {count: _kept(replace(made, batch_size=count), torch.device("cpu")) for count in (1, 2, 5)}
+    assert kept[5] == pytest.approx(kept[1] + 4 * (kept[2] - kept[1]), rel=0.02)
+    assert all(torch.equal(value, before[key]) for key, value in made.network.state_dict().items())
+    weights = sum(p.numel() for p in made.network.parameters())
+    for count in (1, 5):
+        frame = sum(math.prod(leaf.shape) for leaf in made.spec.observation.values()) * made.stack * 4
+        rest = learner_bytes(replace(made, batch_size=count)) - 20 * weights - frame * made.window.rows * count
+        assert rest == pytest.approx(WORKING * kept[count], rel=0.02)
+
+
+def test_samples_and_actors_count():
+    """A head of many samples keeps far more than its inputs; actors elsewhere have memory of their own."""
+    few, many = (learner_bytes(agent("memory", samples=n, batch_size=8)) for n in (8, 64))
+    assert many > 3 * few
+    alone, four = (plan(agent("memory"), "memory", 100, actors=n, measure=False).process_bytes for n in (0, 4))
+    assert four - alone == 4 * ACTOR_BYTES
 
 
 def test_the_estimated_time_is_that_of_all_updates_and_all_steps(monkeypatch):

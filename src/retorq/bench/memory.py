@@ -96,7 +96,7 @@ def probe_learner(quick: bool) -> Row:
 
     from retorq.bench.learner import FULL, QUICK, agent
     from retorq.bench.made_up import batch
-    from retorq.running.plan import ACTIVATION_COPIES
+    from retorq.running.plan import learner_bytes
 
     torch.set_flush_denormal(True)
     config = (QUICK if quick else FULL).config
@@ -107,10 +107,9 @@ def probe_learner(quick: bool) -> Row:
     seen = batch(made.spec, made.network, made.window.rows, config.batch_size)
     for _ in range(3):
         learner.update(seen)
-    weights = sum(p.numel() for p in made.network.parameters()) * 4 * 5
-    frames = made.window.rows * config.batch_size * 84 * 84 * 4
-    expected = weights + ACTIVATION_COPIES * frames
-    return _row("learner", resident("VmHWM") - before, expected, "weights, moments, batch and activations, fp32")
+    taken = resident("VmHWM") - before
+    expected = learner_bytes(made)
+    return _row("learner", taken, expected, "weights, moments, batch and activations, fp32")
 
 
 PROBES: dict[str, Callable[[bool], Row]] = {

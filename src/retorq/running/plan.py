@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from retorq.agent import Agent
+from retorq.learner import Learner
 from retorq.replay.windows import require_capacity
 from retorq.types import Batch, Inputs, Refused, Trajectory
 
 PROCESS_BYTES = 600_000_000  # Python, torch and the emulators, measured on Linux; see benchmarks/memory.py
-ACTIVATION_COPIES = 40  # a learner step's working memory over its batch of float32 inputs, measured likewise
+WORKING = 3.2  # what an update takes at its height, over what it keeps for its backward pass; measured likewise
+ACTOR_BYTES = 350_000_000  # of an actor in a process of its own; see benchmarks/scaling.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +79,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
-def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cpu", measure: bool = True) -> Plan:
-    """Work out the table; ``measure`` times two updates and a few acting steps on a copy of the network.
+def plan(
+    agent: Agent,
+    env: str,
+    steps: int,
+    *,
+    device: torch.device | str = "cpu",
+    actors: int = 0,
+    measure: bool = True,
+) -> Plan:
+    """Work out the table; ``measure`` times two updates and a few acting steps. ``actors``: processes beside this one.
 
     Raises:
         UserError: The replay is too small for its windows.
@@ -84,8 +97,6 @@ def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cp
     learning = max(0, steps - agent.warmup)
     trained = int(learning * agent.samples_per_step)
     updates = trained // agent.rows_per_update
-    frame_bytes = sum(int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values())
-    batch_bytes = frame_bytes * agent.window.rows * agent.batch_size
     weights = sum(p.numel() for p in agent.network.parameters())
     rows = -(-(agent.capacity // agent.columns) // agent.layout.period) * agent.layout.period * agent.columns
     return Plan(
@@ -101,11 +112,44 @@ def plan(agent: Agent, env: str, steps: int, *, device: torch.device | str = "cp
         replay_rows=rows,
         replay_bytes=int(agent.layout.bytes_per_row() * rows * (1 + agent.surplus)),
         row_bytes=agent.layout.bytes_per_row(),
-        process_bytes=PROCESS_BYTES + weights * 4 * 5 + batch_bytes * ACTIVATION_COPIES,
+        process_bytes=PROCESS_BYTES + actors * ACTOR_BYTES + learner_bytes(agent, device),
         weights=weights,
         seconds=_measure(agent, steps, updates, torch.device(device)) if measure else None,
         device=str(device),
     )
+
+
+def learner_bytes(agent: Agent, device: torch.device | str = "cpu") -> int:
+    """What a learner takes at the height of an update: weights, gradients, moments, target, batch and activations.
+
+    Two updates of one and two windows tell what an update keeps for its backward pass, of which a window's share is
+    that of any batch; the largest moment is ``WORKING`` times that.
+    """
+    device = torch.device(device)
+    kept = [_kept(replace(agent, batch_size=columns), device) for columns in (1, 2)]
+    each = max(0, kept[1] - kept[0])
+    frame = sum(int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values())
+    weights = sum(p.numel() for p in agent.network.parameters())
+    activations = kept[0] + each * (agent.batch_size - 1)
+    return weights * 4 * 5 + frame * agent.window.rows * agent.batch_size + int(WORKING * activations)
+
+
+def _kept(agent: Agent, device: torch.device) -> int:
+    """Bytes that one update keeps for its backward pass, the weights not among them."""
+    with _trial(agent, device) as learner:
+        parameters = [*learner.online.parameters(), *learner.target.parameters()]
+        own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        held: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            learner.update(_made_up(agent, device))
+    return sum(held.values())
 
 
 def exploration(agent: Agent, steps: int) -> list[tuple[str, str]]:
@@ -155,13 +199,24 @@ def require_memory(plan: Plan, device: torch.device | str = "cpu") -> None:
         )
 
 
-def _measure(agent: Agent, steps: int, updates: int, device: torch.device) -> float:
-    """Seconds the run would take: learner and acting network timed here; environments are not included."""
+@contextmanager
+def _trial(agent: Agent, device: torch.device) -> Iterator[Learner]:
+    """A learner whose updates leave no trace: same weights afterwards, same random numbers as without it."""
     spare = copy.deepcopy(agent.network)
     learner = agent.learner(device=device)
     learner.online.load_state_dict(spare.state_dict())
-    batch = _made_up(agent, device)
     generator = learner.generator.get_state()
+    try:
+        yield learner
+    finally:
+        agent.network.load_state_dict(spare.state_dict())
+        learner.generator.set_state(generator)
+        agent.network.zero_grad(set_to_none=True)
+
+
+def _measure(agent: Agent, steps: int, updates: int, device: torch.device) -> float:
+    """Seconds the run would take: learner and acting network timed here; environments are not included."""
+    batch = _made_up(agent, device)
 
     def timed(function: object, repeats: int) -> float:
         start = time.perf_counter()
@@ -177,14 +232,11 @@ def _measure(agent: Agent, steps: int, updates: int, device: torch.device) -> fl
             features, _ = agent.network.unroll(row, agent.network.initial_state(agent.columns, device))
             agent.network.head(features, agent.action_samples)
 
-    learner.update(batch)
-    per_update = timed(lambda: learner.update(batch), 2)
-    act()
-    per_step = timed(act, 3) / agent.columns
-    # The trial must leave no trace: same weights, same random numbers as without it.
-    agent.network.load_state_dict(spare.state_dict())
-    learner.generator.set_state(generator)
-    agent.network.zero_grad(set_to_none=True)
+    with _trial(agent, device) as learner:
+        learner.update(batch)
+        per_update = timed(lambda: learner.update(batch), 2)
+        act()
+        per_step = timed(act, 3) / agent.columns
     return per_update * updates + per_step * steps
 
 

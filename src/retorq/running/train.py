@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,8 +196,9 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     require_bundles(task, run)
     say(f"{'measuring':>20}  how fast this machine learns")
     replay_on = "cpu" if run.replay_shards else run.device
-    require_memory(plan(task.agent, task.env, run.steps, device=run.device, measure=False), replay_on)
-    table = plan(task.agent, task.env, run.steps, device=run.device)
+    planned = partial(plan, task.agent, task.env, run.steps, device=run.device, actors=run.actors)
+    require_memory(planned(measure=False), replay_on)
+    table = planned()
     for what, how_much in table.rows:
         say(f"{what:>20}  {how_much}")
     say(f"{'preset':>20}  {task.preset}")

@@ -6,7 +6,7 @@ from typing import Any
 
 LAPTOP: dict[str, Any] = {  # Atari on two CPU cores, without memory
     "num_envs": 8,
-    "torso": "compact",  # the network of Mnih et al. 2013: a fifth of the work
+    "torso": "compact",  # the network of Mnih et al. 2013: a third of the work
     "torso_norm": True,  # these two: else Pong's background silences most units (recurrent_iqn.md)
     "center_images": True,
     "hidden_size": 256,

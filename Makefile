@@ -1,5 +1,6 @@
 # retorq: every target sets up what it needs by itself, in the private environment .venv.
-# Variables: PYTHON (an interpreter, 3.11 or newer), GAME, AGENT, PRESET, RUN and ARGS for `make train`.
+# Variables: PYTHON (an interpreter, 3.11 or newer); GAME, AGENT, PRESET, RUN and ARGS for `make train`; ARGS and JOBS (how
+# many tests at once) for the tests.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,6 +9,7 @@ AGENT  ?= recurrent_iqn
 PRESET ?= laptop
 RUN    ?= runs/pong
 ARGS   ?=
+JOBS   ?= 2
 
 BIN   := $(VENV)/bin
 # On a terminal pip shows what it downloads; elsewhere it only reports errors.
@@ -16,6 +18,8 @@ QUIET := $(shell test -t 2 || echo --quiet --quiet)
 INSTALL := $(BIN)/python -m pip install $(QUIET) --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 # Tests run many small tensors; more threads only wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# Two at a time, a whole file each: many tests wait for processes of their own.
+PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help train test check format slow oracle bench peers clean
@@ -33,20 +37,20 @@ train: $(VENV)/.ready-train ## learn Atari Pong into runs/pong; Ctrl-C saves, th
 		case $$? in (0|75|130) ;; (*) exit $$? ;; esac
 
 test: $(VENV)/.ready-test ## the fast tests
-	$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(VENV)/.ready-test ## format, lint, types, layers, fast tests: what a change must pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 format: $(VENV)/.ready-test ## rewrite the sources in the project's format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 slow: $(VENV)/.ready-test ## the slow tests: agents that must learn their tasks
-	$(TEST_ENV) $(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 oracle: $(VENV)/.ready-test ## the formulas against an independent implementation (rlax, which brings jax)
 	@$(INSTALL) '.[oracle]'

@@ -25,22 +25,26 @@ from benchmarks.outcomes import outcome
 from benchmarks.rows import made_by, put, read
 
 OUT = Path(__file__).parent / "results" / "continuous.csv"
-KEY = ("env", "seed")
+KEY = ("env", "anneal_learning_rate", "seed")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A budget in agent steps, the score to reach, and how many seeds must."""
+    """A budget in agent steps, the score to reach, how many seeds must, and whether the learning rates fall to 0."""
 
+    env: str
     steps: int
     aim: float
     seeds: int
+    anneal: bool = False
 
 
 TASKS = {
-    "Pendulum-v1": Task(steps=30_000, aim=-200.0, seeds=5),
-    "InvertedPendulum-v5": Task(steps=30_000, aim=900.0, seeds=3),
+    "pendulum": Task("Pendulum-v1", steps=30_000, aim=-200.0, seeds=5),
+    "inverted": Task("InvertedPendulum-v5", steps=30_000, aim=900.0, seeds=3),
+    "inverted-annealed": Task("InvertedPendulum-v5", steps=30_000, aim=900.0, seeds=3, anneal=True),
 }
+ORDER = {"env": [task.env for task in TASKS.values()], "anneal_learning_rate": ["False", "True"]}
 
 
 @cache
@@ -58,12 +62,13 @@ def random_score(env: str, games: int = 100) -> float:
     return float(np.mean(scores[:games]))
 
 
-def run(env: str, seed: int) -> dict[str, Any]:
+def run(task: Task, seed: int) -> dict[str, Any]:
     """Train and evaluate one seed."""
-    task, made = TASKS[env], made_by()
-    got = outcome(env, "apex_dpg", seed=seed, steps=task.steps, preset="toy", threads=1)
+    made, settings = made_by(), {"anneal_learning_rate": task.anneal}
+    got = outcome(task.env, "apex_dpg", seed=seed, steps=task.steps, preset="toy", threads=1, **settings)
     return {
-        "env": env,
+        "env": task.env,
+        "anneal_learning_rate": str(task.anneal),
         "seed": seed,
         "steps": got.last["step"],
         "updates": got.last["updates"],
@@ -72,7 +77,7 @@ def run(env: str, seed: int) -> dict[str, Any]:
         "lowest": round(min(got.record["scores"]), 1),
         "training_score": round(got.last["score_mean"], 1),
         "saturated": round(got.last["saturated"], 3),
-        "random": round(random_score(env), 1),
+        "random": round(random_score(task.env), 1),
         "aim": task.aim,
         "passed": got.record["mean"] >= task.aim,
         **made,
@@ -86,11 +91,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="seeds 0..N-1 (default: by task)")
     asked = parser.parse_args()
     there = {tuple(str(row[name]) for name in KEY) for row in read(OUT)}
-    for env in asked.tasks:
-        for seed in range(asked.seeds or TASKS[env].seeds):
-            if (env, str(seed)) not in there:
-                row = run(env, seed)
-                put(OUT, [row], KEY, {"env": TASKS})
+    for task in (TASKS[name] for name in asked.tasks):
+        for seed in range(asked.seeds or task.seeds):
+            if (task.env, str(task.anneal), str(seed)) not in there:
+                row = run(task, seed)
+                put(OUT, [row], KEY, ORDER)
                 print(row, flush=True)
 
 

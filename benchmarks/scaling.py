@@ -107,7 +107,7 @@ def learned(learner: Any, batch: Any, pool: Supervised | None, seconds: float) -
             pool.publish(learner.online, learner.updates)
         spent += time.monotonic() - started
         updates += 10
-        while pool is not None and pool.receive():
+        while pool is not None and pool.receive(wait=False):
             pass
     return updates / spent
 
@@ -129,6 +129,8 @@ def measure(name: str, number: int, rounds: int) -> dict[str, Any]:
             for columns, rows in pool.receive():
                 seen |= set(columns.tolist())
                 replay.extend(columns, rows)
+            for sentence in pool.faults():
+                print(sentence, file=sys.stderr, flush=True)
         start = time.monotonic() - started
         steps = statistics.median(played(pool, TURN) for _ in range(rounds))
         while replay.size < 200 * number:

@@ -138,7 +138,8 @@ def test_exit_codes(error, monkeypatch):
     codes = {UserError: 2, Refused: 3, Diverged: 4, KeyboardInterrupt: 130}
     code, _, err = command("train")
     assert code == codes[type(error)]
-    assert err == f"retorq: {'interrupted by Ctrl-C' if isinstance(error, KeyboardInterrupt) else error}\n"
+    said = "interrupted by Ctrl-C; what was saved before is untouched"
+    assert err == f"retorq: {said if isinstance(error, KeyboardInterrupt) else error}\n"
 
 
 @pytest.mark.parametrize("words", [["--steps", "70", "ALE/Pong-v5"], ["ALE/Pong-v5", "--steps", "70"]])

@@ -57,7 +57,7 @@ def test_while_libraries_are_imported(words, tmp_path):
         said.append(program.stdout.readline())
     program.send_signal(signal.SIGINT)
     _, err = program.communicate(timeout=30)
-    assert (program.returncode, err) == (130, "retorq: interrupted by Ctrl-C\n")
+    assert (program.returncode, err) == (130, "retorq: interrupted by Ctrl-C; what was saved before is untouched\n")
     if words[0] != "doctor":
         assert said[0].split()[0] == "starting"  # before anything slow
 

@@ -39,7 +39,7 @@ exit codes: 0 done, 2 usage, 3 refused, 4 diverged, 75 stopped and resumable, 13
 saved, or twice
 """
 
-INTERRUPTED, INTERRUPTED_BY = 130, "interrupted by Ctrl-C"
+INTERRUPTED, INTERRUPTED_BY = 130, "interrupted by Ctrl-C; what was saved before is untouched"
 COMMANDS = ("train", "resume", "eval", "report", "bench", "study", "cluster", "list", "doctor")
 SLOW = {"train": "preparing to train", "resume": "preparing to go on", "eval": "loading the agent"}
 """What is said at once of commands that are silent for seconds otherwise."""

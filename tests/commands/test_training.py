@@ -93,6 +93,30 @@ def test_a_setting_that_does_nothing_is_refused_where_it_is_asked_for(words, nam
 
 
 @pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--agent", "dqn", "--risk", "cvar"],
+            "option --risk does not exist for dqn, but for recurrent_iqn, iqn; change",
+        ),
+        (
+            ["--agent", "dqn", "--memory-size=8"],
+            "option --memory-size does not exist for dqn, but for recurrent_iqn, drqn",
+        ),
+        (
+            ["--agent", "qr_dqn", "--atoms", "3"],
+            "option --atoms does not exist for qr_dqn, but for c51, rainbow; change",
+        ),
+        (["--agent", "dqn", "--risc", "cvar"], "option --risc does not exist; perhaps you meant"),
+    ],
+)
+def test_an_option_of_other_agents_names_them(words, sentence, started):
+    code, _, err = command("train", "memory", *words)
+    assert (code, started) == (2, [])
+    assert sentence in err
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["--start-state", "stored+burn_in", "--burn-in", "3"],

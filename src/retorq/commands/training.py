@@ -54,7 +54,10 @@ def train(words: list[str]) -> int:
     agent = first(words, "--agent") or "recurrent_iqn"
     module = algorithms.load(agent)
     preset = first(words, "--preset")
-    given = told(_training(module, agent, "toy"), words, prog)  # an agent has the same options in all presets
+    try:
+        given = told(_training(module, agent, "toy"), words, prog)  # an agent has the same options in all presets
+    except UserError as error:
+        raise UserError(_of_others(words, agent, module) or str(error)) from error
     if preset is None and "environment" in given:
         # Which environment it is may depend on its options.
         first_read: Any = read(_training(module, agent, "toy"), _without_help(words), prog)
@@ -80,6 +83,20 @@ def train(words: list[str]) -> int:
         return 0
     path = asked.run or default_path(asked.environment, asked.agent, asked.seed)
     return api.start(task, run, path, say=say, then=_next(path, program.again(path))).code
+
+
+def _of_others(words: Sequence[str], agent: str, module: ModuleType) -> str:
+    """A sentence about the first option that this agent has not and others have; empty if there is none."""
+    from retorq import algorithms
+
+    own = {name for _, name in _settings(module)}
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+        owners = [other for other in algorithms.AGENTS if name in get_type_hints(algorithms.load(other).Config)]
+        if owners and name not in own:
+            those = ", ".join(owners)
+            return f"option {flag} does not exist for {agent}, but for {those}; change --agent or leave it away."
+    return ""
 
 
 def _next(path: Path, resume: str) -> Next:

@@ -110,7 +110,7 @@ def load_run(path: Path) -> Run:
             key=lambda row: float(row["step"]),
         ),
         evaluations=evaluations,
-        videos=sorted((file for file in (path / "videos").glob("*.mp4") if file.is_file()), key=_by_number),
+        videos=sorted((file for file in (path / "videos").glob("[!.]*.mp4") if file.is_file()), key=_by_number),
         notes=notes,
     )
 

@@ -149,7 +149,7 @@ class Log:
         known = {name: more.pop(name, self._last.get(name)) for name in ("loss", "epsilon", "replay_ratio")}
         return (
             {"step": step, "total": self.total, "seconds": now, "memory_mb": memory_mb(), "more": more}
-            | {"seconds_left": (self.total - step) / pace if pace else None}
+            | {"seconds_left": (self.total - step) / pace if pace and len(self._shown) > 1 else None}
             | {**self._score(), **rates, **known}
         )
 

@@ -1,26 +1,30 @@
-"""Stopping politely: the first Ctrl-C or SIGTERM asks the loop to finish its step, a second Ctrl-C ends it at once."""
+"""Stopping politely: the first Ctrl-C, SIGTERM or SIGHUP (the terminal is gone) asks the loop to finish its step.
+
+A second Ctrl-C ends it at once.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOTICE = "finishing this step and saving; Ctrl-C again to stop at once"
 
 
 class StopSignal:
-    """True from the first SIGINT or SIGTERM on, while it is entered.
+    """True from the first SIGINT, SIGTERM or SIGHUP on, while it is entered.
 
     The handler only sets a flag: the loop finishes its step, saves, and leaves with exit code 75 (resumable). A second
     SIGINT raises ``KeyboardInterrupt`` wherever the program is (a checkpoint being written is left unfinished, the
     earlier ones are whole), and from then on the handlers that were there before answer. Repeated SIGTERM changes
-    nothing, because launchers repeat it. Signals reach the main thread only; entered in another one, this stays False
-    unless ``set`` is called.
+    nothing, because launchers repeat it. A SIGHUP that is ignored (``nohup``) stays ignored. Signals reach the main
+    thread only; entered in another one, this stays False unless ``set`` is called.
 
     Args:
         notice: Gives the bytes that answer the first Ctrl-C on the standard error stream, for whoever draws there.
@@ -42,7 +46,9 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            # A hangup that is ignored stays ignored: whoever said nohup wants the program to go on.
+            asked = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in asked}
         return self
 
     def __exit__(
@@ -53,6 +59,8 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.set(signal.Signals(number).name)
+        if number == signal.SIGHUP:
+            _leave_terminal()
         if number != signal.SIGINT:
             return
         self._interrupts += 1
@@ -67,6 +75,15 @@ class StopSignal:
             number, handler = self._before.popitem()
             # None: it was installed by C code, which Python cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _leave_terminal() -> None:
+    """Let nothing be written to a terminal that is gone: it would fail, and saving comes next."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def plain_notice(text: str) -> bytes:

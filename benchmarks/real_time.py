@@ -28,7 +28,7 @@ KEY = ("actors", "learner", "threads")
 HZ = 15
 SECONDS = 10
 WARMUP = 10 * HZ  # steps of each actor; they are in no row that counts
-LEARNERS = {"idle": 0.0, "flat out": 10_000.0}  # rows trained per step
+LEARNERS = {"idle": 0.001, "flat out": 10_000.0}  # rows trained per step
 NUMBERS = (1, 2, 4, 8)
 
 

@@ -1,7 +1,7 @@
 """The cluster that is played through on paper: limits in which its rates are known."""
 
 import pytest
-from benchmarks.cluster_size import AHEAD, SYSTEMS, UNDER_WAY, Costs, System, fewest, simulate
+from benchmarks.cluster_size import SYSTEMS, UNDER_WAY, Costs, System, fewest, simulate
 
 SMALL = System(steps=1_000.0, updates=5.0, batch=10, window_rows=1, stack=1)
 FREE = 1e12
@@ -31,8 +31,8 @@ def test_a_learner_that_is_faster_than_the_shards_waits_for_batches():
     bytes_per_second = 3.0 * SMALL.batch_bytes
     got = rates(shards=1, actors=1, shard_bytes=bytes_per_second)
     assert got["updates_per_second"] == pytest.approx(3.0, rel=0.03)
-    with_three = rates(shards=AHEAD, actors=1, shard_bytes=bytes_per_second)
-    assert 4.0 < with_three["updates_per_second"] <= 3.0 * AHEAD  # asked of any shard: sometimes two of the same
+    with_three = rates(shards=3, actors=1, shard_bytes=bytes_per_second)
+    assert 6.0 < with_three["updates_per_second"] <= 9.0  # asked of any shard: now and then one has nothing to do
 
 
 def test_the_fewest_are_enough_and_fewer_are_not():
@@ -41,8 +41,9 @@ def test_the_fewest_are_enough_and_fewer_are_not():
     got = simulate(costs, SMALL, actors=actors, shards=shards, seconds=60.0)
     assert got["steps_per_second"] >= 0.98 * SMALL.steps
     assert got["updates_per_second"] >= 0.98 * SMALL.updates
-    fewer = simulate(costs, SMALL, actors=2 * actors, shards=shards - 1, seconds=60.0)
-    assert fewer["steps_per_second"] < 0.98 * SMALL.steps or fewer["updates_per_second"] < 0.98 * SMALL.updates
+    for fewer in range(1, actors + shards - 11):  # with one process less in all, however they are shared out
+        got = simulate(costs, SMALL, actors=actors + shards - 1 - fewer, shards=fewer, seconds=60.0)
+        assert got["steps_per_second"] < 0.98 * SMALL.steps or got["updates_per_second"] < 0.98 * SMALL.updates
     assert actors >= 10
     assert shards >= 3
 

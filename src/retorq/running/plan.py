@@ -20,7 +20,7 @@ from retorq.types import Batch, Inputs, Refused, Trajectory
 
 PROCESS_BYTES = 600_000_000  # Python, torch and the emulators, measured on Linux; see benchmarks/memory.py
 WORKING = 3.2  # what an update takes at its height, over what it keeps for its backward pass; measured likewise
-ACTOR_BYTES = 350_000_000  # of an actor in a process of its own; see benchmarks/scaling.py
+ACTOR_BYTES = 250_000_000  # of an actor in a process of its own; see benchmarks/scaling.py
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,3 +202,11 @@ def test_a_gpu_that_is_gone_is_told(monkeypatch, tmp_path):
     code, _, err = command("resume", tmp_path / "run")
     assert code == 2
     assert "device is 'cuda:77', but" in err
+
+
+def test_what_is_no_run_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "nothing"):
+        code, _, err = command("resume", path)
+        assert code == 2
+        assert "does not exist: it has no config.json" in err

@@ -94,7 +94,7 @@ def test_what_an_update_keeps_is_that_of_each_window(name):
     env = "pendulum" if name == "apex_dpg" else "memory"
     made = module.make(module.toy(), make(env, columns=module.toy().num_envs).spec)
     before = {key: value.clone() for key, value in made.network.state_dict().items()}
-    kept = {count: _kept(replace(made, batch_size=count), torch.device("cpu")) for count in (1, 2, 5)}
+    kept = {count: _kept(replace(made, batch_size=count)) for count in (1, 2, 5)}
     assert kept[5] == pytest.approx(kept[1] + 4 * (kept[2] - kept[1]), rel=0.02)
     assert all(torch.equal(value, before[key]) for key, value in made.network.state_dict().items())
     weights = sum(p.numel() for p in made.network.parameters())
@@ -108,6 +108,7 @@ def test_samples_and_actors_count():
     """A head of many samples keeps far more than its inputs; actors elsewhere have memory of their own."""
     few, many = (learner_bytes(agent("memory", samples=n, batch_size=8)) for n in (8, 64))
     assert many > 3 * few
+    assert learner_bytes(agent("memory", cuda_graph=True)) == learner_bytes(agent("memory"))  # counted on the CPU
     alone, four = (plan(agent("memory"), "memory", 100, actors=n, measure=False).process_bytes for n in (0, 4))
     assert four - alone == 4 * ACTOR_BYTES
 

@@ -319,7 +319,7 @@ def how(path: Path | str) -> dict[str, Any]:
     file = Path(path) / HOW
     try:
         stored = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{file} cannot be read ({error}): delete it, and give anew what the defaults are not") from error

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -112,21 +113,20 @@ def plan(
         replay_rows=rows,
         replay_bytes=int(agent.layout.bytes_per_row() * rows * (1 + agent.surplus)),
         row_bytes=agent.layout.bytes_per_row(),
-        process_bytes=PROCESS_BYTES + actors * ACTOR_BYTES + learner_bytes(agent, device),
+        process_bytes=PROCESS_BYTES + actors * ACTOR_BYTES + learner_bytes(agent),
         weights=weights,
         seconds=_measure(agent, steps, updates, torch.device(device)) if measure else None,
         device=str(device),
     )
 
 
-def learner_bytes(agent: Agent, device: torch.device | str = "cpu") -> int:
+def learner_bytes(agent: Agent) -> int:
     """What a learner takes at the height of an update: weights, gradients, moments, target, batch and activations.
 
     Two updates of one and two windows tell what an update keeps for its backward pass, of which a window's share is
-    that of any batch; the largest moment is ``WORKING`` times that.
+    that of any batch; the largest moment is ``WORKING`` times that. Both are made on the CPU.
     """
-    device = torch.device(device)
-    kept = [_kept(replace(agent, batch_size=columns), device) for columns in (1, 2)]
+    kept = [_kept(replace(agent, batch_size=columns)) for columns in (1, 2)]
     each = max(0, kept[1] - kept[0])
     frame = sum(int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values())
     weights = sum(p.numel() for p in agent.network.parameters())
@@ -134,9 +134,10 @@ def learner_bytes(agent: Agent, device: torch.device | str = "cpu") -> int:
     return weights * 4 * 5 + frame * agent.window.rows * agent.batch_size + int(WORKING * activations)
 
 
-def _kept(agent: Agent, device: torch.device) -> int:
+def _kept(agent: Agent) -> int:
     """Bytes that one update keeps for its backward pass, the weights not among them."""
-    with _trial(agent, device) as learner:
+    cpu = torch.device("cpu")
+    with _trial(agent, cpu, cuda_graph=False) as learner:
         parameters = [*learner.online.parameters(), *learner.target.parameters()]
         own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
         held: dict[int, int] = {}
@@ -148,7 +149,7 @@ def _kept(agent: Agent, device: torch.device) -> int:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            learner.update(_made_up(agent, device))
+            learner.update(_made_up(agent, cpu))
     return sum(held.values())
 
 
@@ -200,10 +201,10 @@ def require_memory(plan: Plan, device: torch.device | str = "cpu") -> None:
 
 
 @contextmanager
-def _trial(agent: Agent, device: torch.device) -> Iterator[Learner]:
+def _trial(agent: Agent, device: torch.device, **settings: Any) -> Iterator[Learner]:
     """A learner whose updates leave no trace: same weights afterwards, same random numbers as without it."""
     spare = copy.deepcopy(agent.network)
-    learner = agent.learner(device=device)
+    learner = agent.learner(device=device, **settings)
     learner.online.load_state_dict(spare.state_dict())
     generator = learner.generator.get_state()
     try:

@@ -2,7 +2,8 @@
 
 Clones what is committed into a new folder, types ``make train`` there, and stops it by Ctrl-C at the first line of
 progress. Writes ``benchmarks/results/first_line.json``: the seconds, when each stage before was told of, and what they
-depend on. Exits with 1 if the aim is missed. What pip downloads may come from its cache; other programs must rest.
+depend on. Exits with 1 if the aim is missed. What pip downloads may come from its cache, unless PIP_NO_CACHE_DIR is 1
+(``pip_cache``); other programs must rest.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def main() -> None:
         found = first_line(target, ["make", "train"], patience=4 * AIM)
         record = {
             "command": "make train",
+            "pip_cache": os.environ.get("PIP_NO_CACHE_DIR") != "1",
             **found,
             "aim": AIM,
             "passed": found["seconds"] <= AIM,

@@ -14,8 +14,16 @@ import pytest
 from retorq.running.signals import StopSignal
 
 
+@pytest.fixture
+def hangs_up():
+    """A hangup is not ignored, as it is where the tests run under ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_sets_the_flag_and_the_handlers_come_back(number, capfd):
+def test_the_first_signal_sets_the_flag_and_the_handlers_come_back(number, capfd, hangs_up):
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with StopSignal() as stop:
         assert not stop

@@ -3,6 +3,7 @@
 import ast
 import difflib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from tests.algorithms.agents import MODULES
@@ -34,3 +35,11 @@ def test_an_algorithm_is_a_short_file(agent):
     lines = (FOLDER / f"{agent}.py").read_text().splitlines()
     assert len(lines) < (160 if agent == "recurrent_iqn" else 120)
     assert f"docs/algorithms/{agent}.md" in "\n".join(lines)
+
+
+def test_a_name_means_the_same_in_every_agent():
+    kinds = {}
+    for module in MODULES.values():
+        for name, hint in get_type_hints(module.Config).items():
+            kinds.setdefault(name, set()).add(str(hint).replace("int | None", str(int)))
+    assert {name: hints for name, hints in kinds.items() if len(hints) > 1} == {}

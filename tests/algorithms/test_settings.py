@@ -396,11 +396,3 @@ def test_every_field_has_exactly_one_range_rule():
             assert chosen + sum(name in rule for rule in rules) == 1, (agent, name)
             everything.add(name)
     assert frozenset().union(*rules) <= everything
-
-
-def test_a_name_means_the_same_in_every_agent():
-    kinds = {}
-    for module in MODULES.values():
-        for name, hint in get_type_hints(module.Config).items():
-            kinds.setdefault(name, set()).add(str(hint).replace("int | None", str(int)))
-    assert {name: hints for name, hints in kinds.items() if len(hints) > 1} == {}

@@ -21,12 +21,15 @@ from retorq.running.plan import (
     PROCESS_BYTES,
     WORKING,
     _kept,
+    _made_up,
+    _trial,
     duration,
     exploration,
     learner_bytes,
     plan,
     require_memory,
     size,
+    timed,
 )
 from retorq.types import EnvSpec, Leaf, Refused
 
@@ -40,7 +43,7 @@ PONG = EnvSpec(
 
 
 def test_the_published_run():
-    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000, measure=False)
+    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000)
     assert table.frames == 200_000_000
     assert table.rows_trained == 4 * (50_000_000 - 50_000)
     assert table.updates == 312_187  # 4 x 50M / 640 = 312,500, less the warm-up
@@ -70,7 +73,7 @@ def test_the_published_run():
 
 def test_the_replay_it_announces_is_the_one_that_is_made():
     small = agent("catch", replay_size=1003, num_envs=3, state_period=4)
-    table, replay = plan(small, "catch", 100, measure=False), small.replay()
+    table, replay = plan(small, "catch", 100), small.replay()
     assert table.replay_rows == replay.storage.rows * 3
     assert table.replay_bytes == replay.storage.nbytes
 
@@ -80,7 +83,7 @@ def test_what_a_learner_takes_is_the_measured_number():
     path = Path(__file__).parents[2] / "benchmarks" / "results" / "memory.csv"
     with path.open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["measure"] == "learner"]
-    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 1_000, measure=False)
+    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 1_000)
     besides = table.process_bytes - PROCESS_BYTES
     assert besides > table.weights * 20 + 22 * 32 * 84 * 84 * 4  # windows of 20 + 2 rows, 32 of them
     assert float(row["expected"]) == pytest.approx(besides, rel=0.5)  # in float32 there, in bfloat16 here
@@ -94,7 +97,9 @@ def test_what_an_update_keeps_is_that_of_each_window(name):
     env = "pendulum" if name == "apex_dpg" else "memory"
     made = module.make(module.toy(), make(env, columns=module.toy().num_envs).spec)
     before = {key: value.clone() for key, value in made.network.state_dict().items()}
-    kept = {count: _kept(replace(made, batch_size=count)) for count in (1, 2, 5)}
+    cpu = torch.device("cpu")
+    with _trial(made, cpu) as learner:
+        kept = {count: _kept(learner, _made_up(replace(made, batch_size=count), cpu)) for count in (1, 2, 5)}
     assert kept[5] == pytest.approx(kept[1] + 4 * (kept[2] - kept[1]), rel=0.02)
     assert all(torch.equal(value, before[key]) for key, value in made.network.state_dict().items())
     weights = sum(p.numel() for p in made.network.parameters())
@@ -109,7 +114,7 @@ def test_samples_and_actors_count():
     few, many = (learner_bytes(agent("memory", samples=n, batch_size=8)) for n in (8, 64))
     assert many > 3 * few
     assert learner_bytes(agent("memory", cuda_graph=True)) == learner_bytes(agent("memory"))  # counted on the CPU
-    alone, four = (plan(agent("memory"), "memory", 100, actors=n, measure=False).process_bytes for n in (0, 4))
+    alone, four = (plan(agent("memory"), "memory", 100, actors=n).process_bytes for n in (0, 4))
     assert four - alone == 4 * ACTOR_BYTES
 
 
@@ -129,20 +134,20 @@ def test_the_estimated_time_is_that_of_all_updates_and_all_steps(monkeypatch):
     monkeypatch.setattr(Learner, "update", takes(3.0, lambda *_: None))
     monkeypatch.setattr(Network, "unroll", takes(0.5, Network.unroll))
     for steps in (100, 600, 1_200):
-        table = plan(small, "memory", steps)
+        table = timed(plan(small, "memory", steps), small)
         assert table.updates == (steps - 100) // 10  # 0.8 rows trained per step, 8 per update
         assert table.seconds == pytest.approx(3.0 * table.updates + 0.25 * steps)
     assert dict(table.rows)["estimated time"].startswith("about 10 min ")  # 630 s
 
 
 def test_a_run_shorter_than_its_warm_up_has_no_updates():
-    assert plan(agent(warmup=500), "memory", 100, measure=False).updates == 0
+    assert plan(agent(warmup=500), "memory", 100).updates == 0
 
 
 def test_measuring_leaves_no_trace():
     small = agent()
     before = [p.clone() for p in small.network.parameters()]
-    table = plan(small, "memory", 100)
+    table = timed(plan(small, "memory", 100), small)
     assert table.seconds > 0
     for was, now in zip(before, small.network.parameters(), strict=True):
         assert torch.equal(was, now)
@@ -150,7 +155,7 @@ def test_measuring_leaves_no_trace():
 
 
 def test_what_cannot_fit_is_refused(monkeypatch):
-    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000, measure=False)
+    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000)
 
     def free(count):
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": count})())

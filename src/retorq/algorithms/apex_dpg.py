@@ -42,7 +42,7 @@ def toy() -> Config:
     return Config(
         num_envs=4,
         batch_size=64,
-        n_step=1,  # longer ones carry the noise of old policies into the critic: worse on Pendulum
+        n_step=1,  # longer ones carry the noise of old policies into the critic
         learning_rate=1e-3,
         replay_size=50_000,
         replay_ratio=64.0,  # an update per step

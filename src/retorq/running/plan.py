@@ -87,9 +87,8 @@ def plan(
     *,
     device: torch.device | str = "cpu",
     actors: int = 0,
-    measure: bool = True,
 ) -> Plan:
-    """Work out the table; ``measure`` times two updates and a few acting steps. ``actors``: processes beside this one.
+    """Work out the table, without the time (see ``timed``). ``actors``: processes beside this one.
 
     Raises:
         UserError: The replay is too small for its windows.
@@ -115,7 +114,7 @@ def plan(
         row_bytes=agent.layout.bytes_per_row(),
         process_bytes=PROCESS_BYTES + actors * ACTOR_BYTES + learner_bytes(agent),
         weights=weights,
-        seconds=_measure(agent, steps, updates, torch.device(device)) if measure else None,
+        seconds=None,
         device=str(device),
     )
 
@@ -126,7 +125,9 @@ def learner_bytes(agent: Agent) -> int:
     Two updates of one and two windows tell what an update keeps for its backward pass, of which a window's share is
     that of any batch; the largest moment is ``WORKING`` times that. Both are made on the CPU.
     """
-    kept = [_kept(replace(agent, batch_size=columns)) for columns in (1, 2)]
+    cpu = torch.device("cpu")
+    with _trial(agent, cpu, cuda_graph=False) as learner:
+        kept = [_kept(learner, _made_up(replace(agent, batch_size=columns), cpu)) for columns in (1, 2)]
     each = max(0, kept[1] - kept[0])
     frame = sum(int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values())
     weights = sum(p.numel() for p in agent.network.parameters())
@@ -134,23 +135,26 @@ def learner_bytes(agent: Agent) -> int:
     return weights * 4 * 5 + frame * agent.window.rows * agent.batch_size + int(WORKING * activations)
 
 
-def _kept(agent: Agent) -> int:
-    """Bytes that one update keeps for its backward pass, the weights not among them."""
-    cpu = torch.device("cpu")
-    with _trial(agent, cpu, cuda_graph=False) as learner:
-        parameters = [*learner.online.parameters(), *learner.target.parameters()]
-        own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-        held: dict[int, int] = {}
+def _kept(learner: Learner, batch: Batch) -> int:
+    """Bytes that an update keeps for its backward pass, the weights not among them."""
+    parameters = [*learner.online.parameters(), *learner.target.parameters()]
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    held: dict[int, int] = {}
 
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                held[storage.data_ptr()] = storage.nbytes()
-            return tensor
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            learner.update(_made_up(agent, cpu))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        learner.update(batch)
     return sum(held.values())
+
+
+def timed(table: Plan, agent: Agent) -> Plan:
+    """The same table with the estimated time, for which two updates and a few acting steps are made."""
+    return replace(table, seconds=_measure(agent, table.steps, table.updates, torch.device(table.device)))
 
 
 def exploration(agent: Agent, steps: int) -> list[tuple[str, str]]:
@@ -219,7 +223,7 @@ def _measure(agent: Agent, steps: int, updates: int, device: torch.device) -> fl
     """Seconds the run would take: learner and acting network timed here; environments are not included."""
     batch = _made_up(agent, device)
 
-    def timed(function: object, repeats: int) -> float:
+    def mean(function: object, repeats: int) -> float:
         start = time.perf_counter()
         for _ in range(repeats):
             function()  # type: ignore[operator]
@@ -235,9 +239,9 @@ def _measure(agent: Agent, steps: int, updates: int, device: torch.device) -> fl
 
     with _trial(agent, device) as learner:
         learner.update(batch)
-        per_update = timed(lambda: learner.update(batch), 2)
+        per_update = mean(lambda: learner.update(batch), 2)
         act()
-        per_step = timed(act, 3) / agent.columns
+        per_step = mean(act, 3) / agent.columns
     return per_update * updates + per_step * steps
 
 

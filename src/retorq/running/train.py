@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
 from retorq.running.folder import RunFolder
 from retorq.running.gorila import Gorila
 from retorq.running.log import Log
-from retorq.running.plan import Plan, exploration, plan, require_memory
+from retorq.running.plan import Plan, exploration, plan, require_memory, timed
 from retorq.running.shards import require_shards, shards
 from retorq.running.signals import StopSignal
 from retorq.running.trainer import Trainer
@@ -196,9 +195,9 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     require_bundles(task, run)
     say(f"{'measuring':>20}  how fast this machine learns")
     replay_on = "cpu" if run.replay_shards else run.device
-    planned = partial(plan, task.agent, task.env, run.steps, device=run.device, actors=run.actors)
-    require_memory(planned(measure=False), replay_on)
-    table = planned()
+    table = plan(task.agent, task.env, run.steps, device=run.device, actors=run.actors)
+    require_memory(table, replay_on)  # before anything large is made
+    table = timed(table, task.agent)
     for what, how_much in table.rows:
         say(f"{what:>20}  {how_much}")
     say(f"{'preset':>20}  {task.preset}")

@@ -120,7 +120,8 @@ def tianshou(plan: Plan, algorithm: str) -> Turn:
 
     clock = Clock(plan)
     env = DummyVectorEnv([lambda i=i: counted(make_env(plan, i), clock) for i in range(plan.environments)])  # type: ignore[misc]
-    space, actions = env.observation_space[0], env.action_space[0]
+    outermost = make_env(plan, 0)  # its own lists of spaces are those of the innermost environments
+    space, actions = outermost.observation_space, outermost.action_space
 
     class Features(ActionReprNetWithVectorOutput):  # type: ignore[type-arg]
         def __init__(self) -> None:

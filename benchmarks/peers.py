@@ -1,13 +1,15 @@
 """Our agents beside those of other libraries: steps per second, peak memory, and the score at equal steps.
 
 ``python benchmarks/peers.py [--what speed memory score] [--tasks minatar pong]`` writes benchmarks/results/peers.csv,
-a row per measurement, task and side. Pairs have the same environments, network, optimizer, batch (32), replay ratio
-(8), target period, exploration, cores and version of torch, in float32; each keeps its experience in its own usual way.
-Every turn is a process of its own, and sides take turns. The others live in ``.venv-peers``; what had to be adapted
-for each is told in peer_sides.py.
+a row per measurement, task and side, from the single turns in peers-turns.csv. Turns for memory and scores that are
+there are not taken again (``--again`` takes them anew); those for speed are always taken together. Pairs have the same
+environments, network, optimizer, batch (32), replay ratio (8), target period, exploration, cores and version of torch,
+in float32; each keeps its experience in its own usual way. Every turn is a process of its own, and sides take turns.
+The others live in ``.venv-peers``; what had to be adapted for each is told in peer_sides.py.
 
-``speed``: after a short warm-up, medians of turns. ``memory``: peak resident memory of the process once 100,000 steps
-are stored. ``score``: mean of the last 100 training games after 200,000 steps of MinAtar Breakout, 3 seeds.
+``speed``: after a short warm-up, medians of turns; ours once more in bfloat16. ``memory``: peak resident memory of the
+process once 100,000 steps are stored, and how much more that is than with room for 1,000. ``score``: mean of the last
+100 training games after 100,000 steps of MinAtar Breakout, 3 seeds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from benchmarks import peer_common as common  # noqa: E402
 from benchmarks.against_sb3 import peers_python  # noqa: E402
 from benchmarks.peer_common import SETTLE, Clock, Plan, Turn  # noqa: E402
 from benchmarks.peer_sides import SIDES  # noqa: E402
+from benchmarks.rows import made_by, put, read, write  # noqa: E402
 
 PAIRS = {  # ours: the others it is held against
     "retorq_dqn": ("sb3_dqn",),
@@ -34,6 +38,10 @@ PAIRS = {  # ours: the others it is held against
     "retorq_iqn": ("tianshou_iqn", "pfrl_iqn"),
     "retorq_rainbow": ("tianshou_rainbow",),
 }
+HALF = "_bf16"  # ours in bfloat16, for speed only
+SMALL = 1_000  # steps stored by the run that the replay's own memory is measured against
+KEY, KINDS = ("measurement", "task", "side", "turn"), ("speed", "memory_small", "memory", "score")
+EVERY = [side for ours, others in PAIRS.items() for side in (ours, ours + HALF, *others)]
 TASKS = {"minatar": "MinAtar/Breakout-v1", "pong": "ALE/Pong-v5"}
 OF_AGENT: dict[str, dict[str, Any]] = {
     "dqn": {},
@@ -47,7 +55,7 @@ OF_AGENT: dict[str, dict[str, Any]] = {
 }
 
 
-def settings(plan: Plan, agent: str) -> dict[str, Any]:
+def settings(plan: Plan, agent: str, precision: str) -> dict[str, Any]:
     """Our agent with the settings that all sides share."""
     shared: dict[str, Any] = {
         "num_envs": plan.environments,
@@ -66,7 +74,7 @@ def settings(plan: Plan, agent: str) -> dict[str, Any]:
         "replay_size": plan.capacity,
         "replay_ratio": float(common.RATIO),
         "warmup": plan.warmup,
-        "precision": "fp32",
+        "precision": precision,
         "publish_period": 1,
     }
     if agent != "rainbow":
@@ -75,7 +83,7 @@ def settings(plan: Plan, agent: str) -> dict[str, Any]:
     return shared | OF_AGENT[agent]
 
 
-def retorq(plan: Plan, agent: str) -> Turn:
+def retorq(plan: Plan, side: str) -> Turn:
     """One turn of ours."""
     import retorq as library
     from retorq import api
@@ -84,12 +92,13 @@ def retorq(plan: Plan, agent: str) -> Turn:
     from retorq.running.train import RunOptions, prepare
     from retorq.running.trainer import Trainer
 
+    agent, precision = side.removeprefix("retorq_").removesuffix(HALF), "bf16" if side.endswith(HALF) else "fp32"
     prepare(RunOptions(steps=1, threads=plan.threads))
     made = api.compose(
         TASKS[plan.task],
         agent=agent,
         preset="minatar",
-        config=settings(plan, agent),
+        config=settings(plan, agent, precision),
         options=EnvOptions(),
         device="cpu",
         seed=plan.seed,
@@ -109,13 +118,14 @@ def retorq(plan: Plan, agent: str) -> Turn:
 def plan_of(what: str, task: str, environments: int, threads: int, seed: int, quick: bool) -> Plan:
     """What a turn of a measurement consists of."""
     warmup, steps, capacity = {
-        "speed": (1_000, 1_000 + SETTLE + (6_000 if task == "minatar" else 2_000), 20_000),
+        "speed": (1_000, 1_000 + SETTLE + (6_000 if task == "minatar" else 1_000), 20_000),
         "memory": (100_000, 100_000 + SETTLE + 200, 100_000),
-        "score": (5_000, 200_000, 100_000),
+        "memory_small": (SMALL, SMALL + SETTLE + 200, SMALL),
+        "score": (5_000, 100_000, 100_000),
     }[what]
     if quick:
         warmup, steps, capacity = 64, 64 + SETTLE + 40, 500
-    return Plan(task, environments, steps, warmup, capacity, threads, seed, 100_000 if what == "score" else 0)
+    return Plan(task, environments, steps, warmup, capacity, threads, seed, 50_000 if what == "score" else 0)
 
 
 def run_side(side: str, plan: Plan) -> Turn:
@@ -126,7 +136,7 @@ def run_side(side: str, plan: Plan) -> Turn:
         torch.set_num_threads(plan.threads)
         act, algorithm = SIDES[side]
         return act(plan, algorithm)
-    return retorq(plan, side.removeprefix("retorq_"))
+    return retorq(plan, side)
 
 
 def take_turn(side: str, what: str, plan: Plan, quick: bool) -> Turn:
@@ -141,11 +151,26 @@ def take_turn(side: str, what: str, plan: Plan, quick: bool) -> Turn:
     return turn
 
 
-def row(what: str, task: str, side: str, turns: list[Turn], reference: list[Turn]) -> dict[str, Any]:
+def rate_of(turns: list[Turn]) -> float:
+    """Median steps per second."""
+    return statistics.median(turn["steps"] / turn["seconds"] for turn in turns)
+
+
+def row(
+    what: str, task: str, side: str, turns: list[Turn], reference: list[Turn], **more: list[Turn]
+) -> dict[str, Any]:
     """A line of the table; refuses to compare what is not the same work.
 
+    Args:
+        what: The measurement: speed, memory or score.
+        task: The task.
+        side: The side.
+        turns: Its turns.
+        reference: Our turns that it is held against.
+        more: ``small``: its turns with room for few steps, for memory; ``half``: ours in bfloat16, for speed.
+
     Raises:
-        ValueError: Networks, threads, torch or replay ratios differ from those of ``reference``, our turns.
+        ValueError: Networks, threads, torch or replay ratios differ from those of ``reference``.
     """
     for name in ("parameters", "threads", "torch"):
         values = {str(turn[name]) for turn in [*turns, *reference]}
@@ -156,55 +181,86 @@ def row(what: str, task: str, side: str, turns: list[Turn], reference: list[Turn
         if abs(ratio - common.RATIO) > 0.05 * common.RATIO + 8 * common.BATCH / turn["steps"]:
             raise ValueError(f"the replay ratio of {side} is {ratio:.2f} instead of {common.RATIO}")
     rates = [turn["steps"] / turn["seconds"] for turn in turns]
-    ours = statistics.median(turn["steps"] / turn["seconds"] for turn in reference)
-    scores = [turn["score"] for turn in turns if what == "score" and turn["score"] is not None]
+    small, half = more.get("small"), more.get("half")
+    rate = statistics.median(rates)
+    scores = [turn["score"] for turn in turns] if what == "score" else []
+    peak = statistics.median(turn["peak_mb"] for turn in turns)
     return {
         "measurement": what,
         "task": task,
         "side": side,
         "turns": len(turns),
-        "steps_per_second": round(statistics.median(rates), 1),
-        "lowest": round(min(rates), 1),
-        "highest": round(max(rates), 1),
-        "retorq_over_it": round(ours / statistics.median(rates), 2),
-        "peak_mb": round(statistics.median(turn["peak_mb"] for turn in turns), 1),
+        "steps_per_second": round(rate, 1) if what != "memory" else None,
+        "lowest": round(min(rates), 1) if what != "memory" else None,
+        "highest": round(max(rates), 1) if what != "memory" else None,
+        "retorq_over_it": round(rate_of(reference) / rate, 2) if what == "speed" else None,
+        "retorq_bf16_over_it": round(rate_of(half) / rate, 2) if half else None,
+        "peak_mb": round(peak, 1),
+        "replay_mb": round(peak - statistics.median(turn["peak_mb"] for turn in small), 1) if small else None,
         "score": round(statistics.mean(scores), 2) if scores else None,
         "scores": " ".join(f"{score:.2f}" for score in scores) or None,
         "steps": turns[0]["all_steps"],
         "parameters": turns[0]["parameters"],
         "version": turns[0]["version"],
+        "commit": turns[0].get("commit"),
+        "machine": turns[0].get("machine"),
     }
 
 
-def measured(what: str, task: str, asked: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
-    """All sides of one measurement on one task, in turns."""
-    turns: dict[str, list[Turn]] = {
-        s: [] for ours, others in PAIRS.items() for s in (ours, *others) if s in asked.sides
-    }
-    count = {"speed": asked.repeats, "memory": 1, "score": asked.seeds}[what]
-    for turn in range(count):
-        for side in sorted(turns, reverse=bool(turn % 2)):
-            plan = plan_of(what, task, asked.environments, threads, turn if what == "score" else 0, asked.quick)
-            turns[side].append(take_turn(side, what, plan, asked.quick))
-            print(f"{what}, {task}, {side}: {turns[side][-1]}", file=sys.stderr, flush=True)
-    pairs = [(ours, side) for ours, others in PAIRS.items() for side in (ours, *others)]
-    return [row(what, task, side, turns[side], turns[ours]) for ours, side in pairs if {ours, side} <= turns.keys()]
+def rows_of(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The table from single turns: each side that has turns, beside ours."""
+    made: list[dict[str, Any]] = []
+    for what in ("speed", "memory", "score"):
+        for task in TASKS:
+
+            def of(side: str, kind: str = what, task: str = task) -> list[Turn]:
+                return [t for t in turns if (t["measurement"], t["task"], t["side"]) == (kind, task, side)]
+
+            for ours, others in PAIRS.items():
+                for side in (ours, ours + HALF, *others):
+                    if of(side) and of(ours):
+                        more = {"memory": {"small": of(side, "memory_small")}, "speed": {"half": of(ours + HALF)}}
+                        made.append(row(what, task, side, of(side), of(ours), **more.get(what, {})))
+    return made
+
+
+def turns_of(file: Path) -> list[dict[str, Any]]:
+    """Turns from their csv, numbers as numbers."""
+    texts = ("measurement", "task", "side", "torch", "version", "commit", "machine")
+    return [{k: v if k in texts else float(v) if v else None for k, v in turn.items()} for turn in read(file)]
+
+
+def measured(what: str, task: str, asked: argparse.Namespace, threads: int, file: Path) -> None:
+    """All sides of one measurement on one task, in turns, put into the csv of turns one by one."""
+    sides = [side for side in asked.sides if what == "speed" or not side.endswith(HALF)]
+    kinds = {"memory": ["memory_small", "memory"]}.get(what, [what])
+    there = {(t["measurement"], t["task"], t["side"], t["turn"]) for t in read(file)}
+    for turn in range({"speed": asked.repeats, "memory": 1, "score": asked.seeds}[what]):
+        for side in sorted(sides, reverse=bool(turn % 2)):
+            for kind in kinds:
+                if (kind, task, side, str(turn)) in there and what != "speed" and not asked.again:
+                    continue
+                plan = plan_of(kind, task, asked.environments, threads, turn if what == "score" else 0, asked.quick)
+                named = {"measurement": kind, "task": task, "side": side, "turn": turn}
+                got = named | take_turn(side, kind, plan, asked.quick) | made_by()
+                print(f"{kind}, {task}, {side}, {turn}: {got}", file=sys.stderr, flush=True)
+                put(file, [got], KEY, {"measurement": KINDS, "task": list(TASKS), "side": EVERY})
 
 
 def main() -> None:
     """Read the command line and run."""
-    every = [side for ours, others in PAIRS.items() for side in (ours, *others)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", nargs="+", choices=["speed", "memory", "score"], default=["speed", "memory", "score"])
+    parser.add_argument("--what", nargs="+", choices=KINDS, default=["speed", "memory", "score"])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--sides", nargs="+", choices=every, default=every, help="a side needs ours beside it")
+    parser.add_argument("--sides", nargs="+", choices=EVERY, default=EVERY, help="a side needs ours beside it")
     parser.add_argument("--environments", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each side for speed")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each side for speed")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each side for scores (MinAtar only)")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: as many as there are cores")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that every side runs; no csv")
+    parser.add_argument("--again", action="store_true", help="take turns for memory and scores that are there anew")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that every side runs; writes nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--side", choices=every, help="only this side, in this process (used by the run itself)")
+    parser.add_argument("--side", choices=EVERY, help="only this side, in this process (used by the run itself)")
     parser.add_argument("--seed", type=int, default=0, help="of that side")
     asked = parser.parse_args()
     if asked.side:
@@ -216,14 +272,15 @@ def main() -> None:
 
     setup = Setup(quick=asked.quick, threads=asked.threads or cores())
     begin(setup)
-    rows: list[dict[str, Any]] = []
-    for what in asked.what:
-        for task in asked.tasks:
-            if what == "score" and task == "pong":
-                continue  # hours per run
-            rows += measured(what, task, asked, setup.threads)
-            if not asked.quick:
-                table.write(asked.out / "peers.csv", rows, facts(setup))
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) if asked.quick else asked.out
+        for what in asked.what:
+            for task in asked.tasks:
+                if what == "score" and task == "pong":
+                    continue  # hours per run
+                measured(what, task, asked, setup.threads, out / "peers-turns.csv")
+                write(out / "peers.csv", rows_of(turns_of(out / "peers-turns.csv")))
+        rows = rows_of(turns_of(out / "peers-turns.csv"))
     print(table.text("beside other libraries", rows, facts(setup)))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from benchmarks import peer_common, peers
+from benchmarks.rows import write
 
 from retorq import api
 from retorq.envs.options import EnvOptions
@@ -13,6 +14,28 @@ def turn(**changes):
     return made | {"peak_mb": 100.0, "score": 1.0, "all_steps": 900, "version": "1"} | changes
 
 
+def test_the_table_is_made_from_the_csv_of_turns(tmp_path):
+    named = {"task": "pong", "turn": 0}
+    made = [
+        turn(measurement="speed", side="retorq_dqn", seconds=1.0, **named),
+        turn(measurement="speed", side="retorq_dqn_bf16", seconds=0.5, **named),
+        turn(measurement="speed", side="sb3_dqn", **named),
+        turn(measurement="speed", side="sb3_qr_dqn", **named),  # without ours beside it: no row
+        turn(measurement="memory_small", side="retorq_dqn", peak_mb=60.0, score=None, **named),
+        turn(measurement="memory", side="retorq_dqn", score=None, **named),
+    ]
+    write(tmp_path / "turns.csv", made)
+    rows = peers.rows_of(peers.turns_of(tmp_path / "turns.csv"))
+    assert [
+        (r["measurement"], r["side"], r["retorq_over_it"], r["retorq_bf16_over_it"], r["replay_mb"]) for r in rows
+    ] == [
+        ("speed", "retorq_dqn", 1.0, 2.0, None),
+        ("speed", "retorq_dqn_bf16", 0.5, 1.0, None),
+        ("speed", "sb3_dqn", 2.0, 4.0, None),
+        ("memory", "retorq_dqn", None, None, 40.0),
+    ]
+
+
 def test_a_row_has_medians_and_refuses_unlike_work():
     ours = [turn(seconds=s) for s in (1.0, 2.0, 4.0)]
     row = peers.row("speed", "minatar", "sb3_dqn", [turn(seconds=s) for s in (4.0, 8.0, 2.0)], ours)
@@ -20,6 +43,11 @@ def test_a_row_has_medians_and_refuses_unlike_work():
     assert (row["score"], row["scores"]) == (None, None)
     row = peers.row("score", "minatar", "sb3_dqn", [turn(score=2.0), turn(score=5.0)], ours)
     assert (row["score"], row["scores"]) == (3.5, "2.00 5.00")
+    assert row["retorq_over_it"] is None
+    small, half = [turn(peak_mb=30.0)], [turn(seconds=0.5)]
+    assert peers.row("memory", "pong", "sb3_dqn", [turn()], ours, small=small)["replay_mb"] == 70.0
+    row = peers.row("speed", "pong", "sb3_dqn", [turn()], ours, half=half)
+    assert (row["retorq_over_it"], row["retorq_bf16_over_it"]) == (1.0, 4.0)
     for unlike, reason in (
         ({"parameters": 8}, "parameters of sb3_dqn differ"),
         ({"threads": 1}, "threads of sb3_dqn differ"),
@@ -50,7 +78,7 @@ def test_our_network_has_the_parameters_of_theirs(agent, parameters):
         peers.TASKS["minatar"],
         agent=agent,
         preset="minatar",
-        config=peers.settings(plan, agent),
+        config=peers.settings(plan, agent, "fp32"),
         options=EnvOptions(),
         device="cpu",
         seed=0,

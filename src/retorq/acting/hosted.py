@@ -14,6 +14,7 @@ from retorq.acting.messages import Message, description, pack, write
 from retorq.acting.remote import Player, Recipe, fault
 from retorq.acting.shared import plain, tensors
 from retorq.nn.network import Network
+from retorq.ops.heap import keep_freed_memory
 
 
 class Offered:
@@ -64,6 +65,7 @@ class Hosted:
     ) -> None:
         sys.path += [folder for folder in path if folder not in sys.path]
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.offered = Offered()
         self.offered.offer(*offer)
         self._fault: dict[str, str] | None = None

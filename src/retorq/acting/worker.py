@@ -17,6 +17,7 @@ import torch
 from retorq.acting.messages import description, pack, write
 from retorq.acting.remote import Player, Recipe, fault
 from retorq.acting.shared import SharedWeights, plain
+from retorq.ops.heap import keep_freed_memory
 from retorq.types import UserError
 
 BOOT = (
@@ -71,6 +72,7 @@ def main(
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     connection = Connection(pipe)
     player: Player | None = None
     with suppress(EOFError, OSError):  # the parent is gone

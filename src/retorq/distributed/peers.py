@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retorq.ops.heap import keep_freed_memory
 from retorq.types import Stopped, UserError
 
 START_LIMIT = 180.0
@@ -137,6 +138,7 @@ class Host:
         sys.path += [folder for folder in path if folder not in sys.path]
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
+        keep_freed_memory()
         self.made = Entry(name=name, arguments=arguments).build()
 
     def call(self, method: str, *arguments: Any) -> Any:

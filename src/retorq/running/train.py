@@ -17,6 +17,7 @@ from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.agent import Agent
 from retorq.distributed.peers import Lost
 from retorq.envs.options import EnvOptions
+from retorq.ops.heap import keep_freed_memory
 from retorq.running import closing
 from retorq.running.actors import actors, cluster_for
 from retorq.running.bundles import gorila, require_bundles
@@ -175,8 +176,9 @@ class Task:
 
 
 def prepare(run: RunOptions) -> None:
-    """Set threads and number formats of this process: denormals are flushed, since they slow an LSTM down."""
+    """Set threads, number formats and heap of this process: denormals are flushed, since they slow an LSTM down."""
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     if run.threads:
         torch.set_num_threads(run.threads)
     if run.device.startswith("cuda"):

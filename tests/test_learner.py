@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.nn.small import gradients, make_batch, make_network
 
+from retorq import learner as learning
 from retorq.learner import Learner, seeds
 from retorq.losses.q_learning import QLearning
 from retorq.types import LossOutput
@@ -281,3 +282,16 @@ def test_seeds_are_many_and_reproducible():
     assert seeds(3, 4) == seeds(3, 4)
     assert seeds(3, 2) == seeds(3, 4)[:2]
     assert len({*seeds(3, 4), *seeds(4, 4)}) == 8
+
+
+@pytest.mark.parametrize("longest", [0.5, 100.0, float("inf")])
+def test_clipping_is_that_of_torch(longest):
+    ours = [torch.nn.Parameter(torch.ones(shape)) for shape in ((3, 4), (5,), (2,))]
+    theirs = [torch.nn.Parameter(torch.ones(p.shape)) for p in ours]
+    for i, (mine, other) in enumerate(zip(ours[:2], theirs[:2], strict=True)):  # the third has no gradient
+        mine.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(i))
+        other.grad = mine.grad.clone()
+    norm = learning.clipped(ours, longest)
+    assert norm == torch.nn.utils.clip_grad_norm_(theirs, longest)
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=0)

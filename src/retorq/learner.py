@@ -82,6 +82,7 @@ class Learner:
     ) -> None:
         self.device = torch.device(device)
         self.online = network.to(self.device)
+        self.parameters = list(self.online.parameters())  # to look for them takes longer than a small step
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.loss, self.learning_rate, self.anneal = loss, learning_rate, anneal
         self.clip_gradient, self.target_period, self.time_reduction = clip_gradient, target_period, time_reduction
@@ -115,7 +116,7 @@ class Learner:
         else:
             total = weighted.sum() / output.mask.sum().clamp(min=1)
         total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.clip_gradient)
+        norm = clipped(self.parameters, self.clip_gradient)
         if self.apart is not None and self.apart.clip is not None:  # after the norm, which must see what is not finite
             torch.nn.utils.clip_grad_value_(self.optimizer.param_groups[-1]["params"], self.apart.clip)
         bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
@@ -143,7 +144,8 @@ class Learner:
         if self.cuda_graph:
             metrics = self._replayed(batch)
         else:
-            self.optimizer.zero_grad(set_to_none=True)
+            for parameter in self.parameters:
+                parameter.grad = None
             metrics = self._step(batch)
         self.updates += 1
         if self.updates % self.target_period == 0:
@@ -257,6 +259,17 @@ def made_optimizer(
     if name == "adagrad":
         return AdaGrad(groups, rate, eps=epsilon)
     return torch.optim.Adam(groups, lr=rate, eps=epsilon, fused=True, capturable=on_gpu)
+
+
+def clipped(parameters: list[torch.nn.Parameter], longest: float) -> Tensor:
+    """Shorten the gradients, taken together, to an L2 norm of ``longest``; returns the norm that they had.
+
+    As ``torch.nn.utils.clip_grad_norm_``, which sorts them by device and type first.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (longest / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def seeds(seed: int, count: int) -> list[int]:

@@ -62,6 +62,7 @@ class Network(nn.Module):
     def __init__(self, torso: Torso, core: Stateless | LSTM | QuantileLSTM, head: Head, extras: Extras) -> None:
         super().__init__()
         self.torso, self.core, self._head, self.extras = torso, core, head, extras
+        self._sigmas: list[Tensor] | None = None  # found once: looking through all modules takes longer than a sum
 
     @property
     def recurrent(self) -> bool:
@@ -138,7 +139,9 @@ class Network(nn.Module):
     @torch.no_grad()
     def diagnostics(self) -> dict[str, Tensor]:
         """What is worth logging: ``noise``, the mean of all ``|sigma|``, which falls as exploration does."""
-        noise = sigmas(self)
+        if self._sigmas is None:
+            self._sigmas = sigmas(self)
+        noise = self._sigmas
         if not noise:
             return {}
         sums = torch.stack([torch.linalg.vector_norm(sigma, 1, dtype=torch.float32) for sigma in noise])

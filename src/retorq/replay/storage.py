@@ -143,7 +143,7 @@ class Storage:
             return take(name) if self.layout.spec.continuous else take(name).long()
 
         flags = take("flags")
-        first, terminated, truncated, last = ((flags >> bit & 1).bool() for bit in range(len(FLAGS)))
+        first, terminated, truncated, last = ((flags & 1 << bit).bool() for bit in range(len(FLAGS)))
         elapsed = take("elapsed")
         observation = {name: take(f"observation.{name}") for name in self.layout.spec.observation}
         if stack > 1:

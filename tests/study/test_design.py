@@ -68,8 +68,11 @@ def test_each_ablation_changes_its_part_and_nothing_else(task):
 
 
 def test_windows_are_shorter_than_what_must_be_remembered():
-    needed = {"recall 10": 10, "recall 20": 20, "tmaze 10": 10, "one-row catch": 8}
+    needed = {"recall 10": 10, "tmaze 10": 10, "one-row catch": 8}
     for task in START_STATE.tasks:
+        if task.name == "masked cartpole":  # the one that is there for its long games
+            assert task.settings["sequence_length"] > 2
+            continue
         assert task.settings["sequence_length"] + task.settings["n_step"] < needed[task.name] + task.settings["n_step"]
         assert task.settings["sequence_length"] <= needed[task.name] * 2 / 3
         # Delta-Q is measured at both ends of the learned rows only if they lie on the grid of stored states.

@@ -224,6 +224,30 @@ def rows_of(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/results.md: a line per task and side, what was not measured as a dash."""
+    lines = [
+        "| task | side | steps/s | ours over it, float32 | ours over it, bfloat16 | replay of 100,000 steps | score |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task in TASKS:
+        for side in EVERY:
+            of = {row["measurement"]: row for row in rows if (row["task"], row["side"]) == (task, side)}
+            speed, memory, score = (of.get(what, {}) for what in ("speed", "memory", "score"))
+            if not of:
+                continue
+            theirs = side in SIDES
+            cells = [
+                f"{speed['steps_per_second']:,.0f}" if speed else "-",
+                f"{speed['retorq_over_it']:.2f}x" if speed and theirs else "-",
+                f"{speed['retorq_bf16_over_it']:.2f}x" if speed and theirs else "-",
+                f"{memory['replay_mb']:,.0f} MB" if memory else "-",
+                f"{score['score']:.1f} ({score['scores']})" if score else "-",
+            ]
+            lines.append(f"| {task} | {side} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def turns_of(file: Path) -> list[dict[str, Any]]:
     """Turns from their csv, numbers as numbers."""
     texts = ("measurement", "task", "side", "torch", "version", "commit", "machine")
@@ -258,6 +282,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each side for scores (MinAtar only)")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: as many as there are cores")
     parser.add_argument("--again", action="store_true", help="take turns for memory and scores that are there anew")
+    parser.add_argument("--table", action="store_true", help="print the csv as the table of docs/results.md; no turns")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that every side runs; writes nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--side", choices=EVERY, help="only this side, in this process (used by the run itself)")
@@ -266,6 +291,9 @@ def main() -> None:
     if asked.side:
         plan = plan_of(asked.what[0], asked.tasks[0], asked.environments, asked.threads, asked.seed, asked.quick)
         print(json.dumps(run_side(asked.side, plan)))
+        return
+    if asked.table:
+        print(markdown(rows_of(turns_of(asked.out / "peers-turns.csv"))))
         return
     from retorq.bench import table
     from retorq.bench.machine import Setup, begin, cores, facts

@@ -213,3 +213,11 @@ def test_the_learning_table_is_that_of_its_csv() -> None:
     from benchmarks.family import table as printed
 
     assert printed() in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_the_table_of_peers_is_that_of_its_csv() -> None:
+    """``python benchmarks/peers.py --table`` prints what docs/results.md shows."""
+    from benchmarks import peers
+
+    rows = peers.rows_of(peers.turns_of(ROOT / "benchmarks" / "results" / "peers-turns.csv"))
+    assert peers.markdown(rows) in (ROOT / "docs" / "results.md").read_text()

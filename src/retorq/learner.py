@@ -119,7 +119,7 @@ class Learner:
         norm = clipped(self.parameters, self.clip_gradient)
         if self.apart is not None and self.apart.clip is not None:  # after the norm, which must see what is not finite
             torch.nn.utils.clip_grad_value_(self.optimizer.param_groups[-1]["params"], self.apart.clip)
-        bad = (~torch.isfinite(norm) | ~torch.isfinite(total.detach())).float()
+        bad = (~torch.isfinite(norm + total.detach())).float()  # one look at both: these are many small operations
         metrics = {"loss": total.detach(), "gradient_norm": norm}
         carried = {f"{STATE}{name}": value for name, value in output.state.items()}
         return {"error": output.error.float(), "mask": output.mask, **output.metrics, **metrics, **carried}, bad

@@ -34,6 +34,11 @@ def test_the_table_is_made_from_the_csv_of_turns(tmp_path):
         ("speed", "sb3_dqn", 2.0, 4.0, None),
         ("memory", "retorq_dqn", None, None, 40.0),
     ]
+    assert peers.markdown(rows).splitlines()[2:] == [
+        "| pong | retorq_dqn | 800 | - | - | 40 MB | - |",
+        "| pong | retorq_dqn_bf16 | 1,600 | - | - | - | - |",
+        "| pong | sb3_dqn | 400 | 2.00x | 4.00x | - | - |",
+    ]
 
 
 def test_a_row_has_medians_and_refuses_unlike_work():

@@ -141,10 +141,11 @@ class QLearning:
         self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None
     ) -> tuple[Features, Features, Features, Tree]:
         """Without memory only two rows of a window matter: the first and the one to bootstrap from."""
-        columns = torch.arange(index.shape[1], device=index.device)
+        width = index.shape[1]
+        place = index[0] * width + torch.arange(width, device=index.device)
         inputs = batch.trajectory.inputs
         learned, _ = online.unroll(inputs.map(lambda a: a[:1]), {}, generator)
-        following = inputs.map(lambda a: a[index[0], columns].unsqueeze(0))
+        following = inputs.map(lambda a: a.flatten(0, 1).index_select(0, place).unsqueeze(0))
         with torch.no_grad():
             theirs, _ = target.unroll(following, {}, generator)
             ahead = online.unroll(following, {}, generator)[0] if self.double else theirs

@@ -278,12 +278,14 @@ class Replay:
     def _any(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Uniform over all starts; a transition never starts at a game's final row, which leads nowhere."""
         first, count = self._range()
-        column, offset = self.uniform.sample(count, size, self.generator)
-        start = first[column] + offset * self.window.period
-        while self.window.length == 1 and (final := self.storage.last(column, start)).any():
-            column[final], offset = self.uniform.sample(count, int(final.sum()), self.generator)
-            start[final] = first[column[final]] + offset * self.window.period
-        return column, start
+        column = start = np.empty(0, np.int64)
+        while len(column) < size:
+            # Some more than are asked for, since some are final rows: to draw again takes as long as to draw.
+            drawn, offset = self.uniform.sample(count, size + size // 4 + 4, self.generator)
+            begin = first[drawn] + offset * self.window.period
+            good = ~self.storage.last(drawn, begin) if self.window.length == 1 else slice(None)
+            column, start = np.append(column, drawn[good]), np.append(start, begin[good])
+        return column[:size], start[:size]
 
     def _start_of(self, leaf: np.ndarray) -> np.ndarray:
         """Absolute row of the window a leaf stands for: the newest complete one in its slot."""

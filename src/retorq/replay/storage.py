@@ -74,6 +74,7 @@ class Storage:
             name: _zeros((self.rows, columns, *shape), dtype, self.device)
             for name, (shape, dtype) in layout.fields().items()
         }
+        self._flat = {name: array.flatten(0, 1) for name, array in self.arrays.items()}  # the same memory
         self.states: dict[str, Tensor] = {
             name: _zeros((self.rows // layout.period, columns, *shape), layout.state_dtype, self.device)
             for name, shape in layout.state.items()
@@ -137,7 +138,7 @@ class Storage:
         shape = (rows, len(column))
 
         def take(name: str, index: Tensor = index) -> Tensor:
-            return self.arrays[name].flatten(0, 1).index_select(0, index).unflatten(0, shape)
+            return self._flat[name].index_select(0, index).unflatten(0, shape)
 
         def act(name: str) -> Tensor:
             return take(name) if self.layout.spec.continuous else take(name).long()
@@ -186,7 +187,7 @@ class Storage:
         flat = (start[None, :] + np.arange(rows)[:, None]) % self.rows * self.columns + column[None, :]
         index = torch.from_numpy(flat.reshape(-1)).to(self.device)
         taken = {
-            name: self.arrays[name].flatten(0, 1).index_select(0, index).unflatten(0, flat.shape)
+            name: self._flat[name].index_select(0, index).unflatten(0, flat.shape)
             for name in ("reward", "flags", *TOLD)
         }
         flags = taken.pop("flags")
@@ -214,9 +215,13 @@ class Storage:
 
     def last(self, column: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Whether those rows are final observations, ``[n]``."""
-        rows = torch.from_numpy(start % self.rows).to(self.device)
-        where = torch.from_numpy(np.asarray(column)).to(self.device)
-        return (self.arrays["flags"][rows, where] >> FLAGS.index("last") & 1).bool().cpu().numpy()
+        at = start % self.rows * self.columns + column
+        if self.device.type == "cpu":
+            flags = self._flat["flags"].numpy()[at]
+        else:
+            flags = self._flat["flags"][torch.from_numpy(at).to(self.device)].cpu().numpy()
+        found: np.ndarray = (flags & (1 << FLAGS.index("last"))) != 0
+        return found
 
     def finals(self, first: np.ndarray, count: np.ndarray) -> int:
         """How many of ``count [columns]`` rows from ``first [columns]`` on are final observations."""

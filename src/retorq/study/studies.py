@@ -98,8 +98,8 @@ START_STATE = Study(
             chance=-0.6,
             best=1.0,
         ),
-        # Two rows tell a velocity, so windows hold all that is needed; games of hundreds of rows leave room for burn-ins
-        # of any length. Rewards have to travel as far as in benchmarks/learning.py.
+        # Two rows tell a velocity, so windows hold all that is needed; games of hundreds of rows leave room for any
+        # burn-in. Rewards have to travel as far as in benchmarks/learning.py.
         Task(
             name="masked cartpole",
             env="masked_cartpole",

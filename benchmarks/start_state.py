@@ -1,8 +1,7 @@
-"""Where the memory of a replayed sequence starts: ``retorq study start-state``, with its csv files beside the others.
+"""Where the memory of a replayed sequence starts, run by run into csv files: the study ``start-state``.
 
-``python benchmarks/start_state.py [--workers 2]`` does the runs in runs/studies/start-state, goes on where it stopped,
-and writes benchmarks/results/start-state-scores.csv, -table.csv and -delta_q.csv. What they say:
-docs/studies/start_state.md.
+``python benchmarks/start_state.py [--workers 2]`` writes benchmarks/results/start-state-scores.csv, -delta_q.csv and
+-table.csv and goes on where these stop. What they say: docs/studies/start_state.md.
 """
 
 import sys
@@ -10,12 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.ablations import study
-
-from retorq.types import UserError
+from benchmarks.studies import run
 
 if __name__ == "__main__":
-    try:
-        sys.exit(study("start-state", sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"retorq: {error}")
+    sys.exit(run("start-state", sys.argv[1:]))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAMES: dict[str, str] = {
     "rainbow-ablations": "Rainbow, Rainbow without each of its parts, and plain DQN; 24 runs",
     "start-state": "R2D2 with five ways to start the memory of a replayed sequence; 100 runs",
+    "state-refresh": "R2D2 with stored states that are computed anew while training, or not; 12 runs",
 }
 """What ``retorq list studies`` shows, without loading torch; a test holds it against ``study.studies.STUDIES``."""
 

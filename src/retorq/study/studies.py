@@ -120,4 +120,21 @@ START_STATE = Study(
     burn_ins=(0, 10, 20, 40),
 )
 
-STUDIES: Mapping[str, Study] = {study.name: study for study in (RAINBOW_ABLATIONS, START_STATE)}
+# What it does that stored states are computed anew
+
+STATE_REFRESH = Study(
+    name="state-refresh",
+    summary="R2D2 from stored states, which are computed anew with the present weights while training, or not",
+    tasks=tuple(task for task in START_STATE.tasks if task.name in ("recall 10", "masked cartpole")),
+    variants=(
+        Variant(name="never", agent="r2d2", settings={"start_state": "stored"}),
+        # As many rows as are trained: with a replay of 10,000 steps and 48 rows trained per step, every state about
+        # once in 210 steps.
+        Variant(name="refresh 1", agent="r2d2", settings={"start_state": "stored", "refresh": 1.0}),
+    ),
+    reference="never",
+    seeds=3,
+    burn_ins=(0, 10),
+)
+
+STUDIES: Mapping[str, Study] = {study.name: study for study in (RAINBOW_ABLATIONS, START_STATE, STATE_REFRESH)}

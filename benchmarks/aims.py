@@ -31,10 +31,14 @@ class Aim:
     unit: str = ""
     over: dict[str, str] | None = None
     """Divided by the same column of the row that has these."""
+    per: str | None = None
+    """Divided by this column of the same row."""
 
     def measured(self, folder: str = "") -> float:
         """The number."""
         value = _cell(f"{folder}{self.file}", self.where, self.column)
+        if self.per is not None:
+            value /= _cell(f"{folder}{self.file}", self.where, self.per)
         return value if self.over is None else value / _cell(f"{folder}{self.file}", self.over, self.column)
 
     def seen(self, folder: str) -> str:
@@ -71,6 +75,16 @@ def _sb3(environments: str, column: str, precision: str) -> Aim:
     return Aim(what, "against_sb3.csv", {"environments": environments}, column, 2.0, unit="x")
 
 
+def _actors(pool: str, actors: str) -> Aim:
+    what = f"{actors} actors of a game of 15 steps a second, {pool}: share of its full speed"
+    return Aim(what, "scaling.csv", {"pool": pool, "actors": actors}, "share", 0.9)
+
+
+def _undisturbed(pool: str, actors: str) -> Aim:
+    what = f"updates per second beside {actors} such actor(s), {pool}: share of those alone"
+    return Aim(what, "scaling.csv", {"pool": pool, "actors": actors}, "updates_per_second", 0.9, per="updates_alone")
+
+
 AIMS = (
     _learner("bf16", 2.5),
     _learner("fp32", 1.5),
@@ -98,6 +112,17 @@ AIMS = (
     _sb3("8", "retorq_over_sb3", "fp32"),
     _sb3("1", "retorq_bf16_over_sb3", "bf16"),
     _sb3("8", "retorq_bf16_over_sb3", "bf16"),
+    *(_actors(pool, "32") for pool in ("process", "ray")),
+    *(_undisturbed(pool, actors) for pool in ("process", "ray") for actors in ("1", "2", "4")),
+    Aim(
+        "real time: 99th percentile from observation to action, 4 actors, the learner busy with one thread",
+        "real_time.csv",
+        {"actors": "4", "learner": "flat out"},
+        "p99_ms",
+        20.0,
+        True,
+        " ms",
+    ),
 )
 
 

@@ -29,6 +29,14 @@ def test_published_configurations_run(agent: str) -> None:
     assert row["score_mean"] >= 0
 
 
+@pytest.mark.parametrize("agent", ["apex_dqn", "r2d2"])
+def test_they_run_with_actors_in_other_processes(agent: str) -> None:
+    elsewhere = {"pool": "process", "actors": 2, "num_envs": 2}
+    row = atari_presets.run(agent, 300, threads=1, episodes=1, cap=1_000, **(TINY | MORE.get(agent, {}) | elsewhere))
+    assert row["updates"] > 10
+    assert math.isfinite(row["loss"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", algorithms.DISCRETE)
 def test_published_configurations_run_for_100k_steps(agent: str) -> None:

@@ -92,6 +92,47 @@ def test_actors_elsewhere_tell_what_they_think_and_learn_at_the_ratio(tmp_path, 
     assert run.load().evaluate(episodes=3, seed=1)["episodes"] == 3
 
 
+def test_the_run_goes_on_where_an_actor_was_killed_and_where_it_was_stopped(tmp_path, monkeypatch):
+    """Both cut open games, in which what was done last is a row of numbers."""
+    plain, killed = Trainer.step, []
+
+    def broken(self):
+        plain(self)
+        if self.steps >= 700 and not killed:
+            killed.append(True)
+            self.pool._actors[0].process.kill()
+        if self.steps >= 1_500:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    where, actors = tmp_path / "run", {"pool": "process", "actors": 2, "steps": 2_000}
+    run = start(where, **actors)
+    assert run.code == 75
+    assert run.metrics[-1]["actors_replaced"] == 1
+    monkeypatch.setattr(Trainer, "step", plain)
+    run = start(where, **actors)
+    assert (run.code, run.metrics[-1]["step"]) == (0, pytest.approx(2_000, abs=50))
+
+
+def test_the_first_errors_take_rewards_as_they_are():
+    task = api.compose(
+        "pendulum", agent="apex_dpg", preset="toy", config=TINY, options=EnvOptions(), device="cpu", seed=0
+    )
+    replay = task.agent.replay(device="cpu", seed=0)
+    rows, none = 1 + task.agent.window.ahead, torch.zeros(1, dtype=torch.bool)
+    told = {
+        "reward": torch.full((rows, 1), -9.0),
+        "terminated": none.expand(rows, 1),
+        "last": none.expand(rows, 1),
+        "value": torch.zeros(rows, 1),
+        "highest": torch.zeros(rows, 1),
+    }
+    error, mask = replay.first_errors(told)
+    total = -9.0 * sum(task.agent.config.gamma**k for k in range(task.agent.window.ahead))
+    assert mask.all()
+    assert error.item() == pytest.approx(-total)
+
+
 def test_a_player_does_what_the_policy_says(trained):
     player, seen = trained.load(), np.array([0.6, -0.8, 1.5], np.float32)
     action, state = player.act(seen)

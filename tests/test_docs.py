@@ -76,6 +76,21 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+    lost = [
+        f"{target}#{name}" for target, name in links if name not in anchors(page.parent / target if target else page)
+    ]
+    assert lost == []
+
+
 @pytest.mark.parametrize("agent", algorithms.AGENTS)
 def test_the_published_configuration_is_the_default(agent: str) -> None:
     """A page shows each value that was published, and the first preset has the same; it names all other fields."""

@@ -61,6 +61,23 @@ def test_the_noise_is_normal_and_cut_at_the_bounds():
         assert (noise < 0.3 * deviations).mean() == pytest.approx(share, abs=0.02)
 
 
+def test_each_part_of_an_action_has_its_own_noise(sample_envs):
+    """One draw for all parts would be the same difference four times."""
+    from sample_envs import Steered
+
+    vector = gymnasium.vector.SyncVectorEnv([Steered] * 40)
+    env = GymVector(vector, name="steered", seed=0, options=EnvOptions())
+    network = make_network(0, actions=env.spec.actions, size=5)
+    assert env.spec.actions == 4
+    with torch.no_grad():
+        network._head.policy.out.weight.zero_()
+        network._head.policy.out.bias.zero_()
+    actor = Actor(env, network, Gaussian(columns=40, deviation=0.3), total=1, seed=0)
+    noise = np.concatenate([rows.action[0][~rows.last[0]] for rows in rows_of(actor, 60)])
+    assert len(noise) > 1_000
+    assert np.abs(np.corrcoef(noise.T) - np.eye(4)).max() < 0.1
+
+
 def test_previous_actions_follow_and_nothing_is_done_in_a_last_row(sample_envs):
     actor = pendulums(0.3)
     rows = rows_of(actor, 405)

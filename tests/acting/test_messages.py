@@ -1,6 +1,7 @@
 """Messages: their bytes, their order, and streams that are cut where an actor was lost."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -170,6 +171,18 @@ def test_a_cut_makes_a_truncation_and_leaves_a_game_that_was_over():
     assert ended.truncated[0].tolist() == [column == 0 for column in columns]
     assert (ended.action[0, at[0]], ended.reward[0, at[0]], ended.terminated[0, at[0]]) == (0, 0, False)
     assert (ended.action[0, at[1]], ended.reward[0, at[1]]) == (5, 4.5)
+
+
+@pytest.mark.parametrize(("columns", "actions"), [(2, 1), (2, 2), (2, 3), (1, 3)])
+def test_a_cut_clears_all_of_a_continuous_action(columns, actions):
+    streams, where = Streams(), np.arange(columns)
+    chunk = rows(3, 1, where, last=[])
+    doing = np.arange(1, columns * actions + 1, dtype=np.float32).reshape(1, columns, actions)
+    over = np.arange(columns) == 1
+    streams.push([(where, replace(chunk, action=doing, last=over[None]))])
+    [(_, ended)] = streams.cut(where)
+    assert ended.action.dtype == np.float32
+    np.testing.assert_array_equal(ended.action, np.where(over[None, :, None], doing, 0))
 
 
 def test_what_streams_hold_back_is_a_copy():

@@ -221,7 +221,7 @@ class Streams:
         last = np.asarray(rows.last, bool)
         ended = replace(
             rows,
-            action=np.where(last, rows.action, 0),
+            action=np.where(last.reshape(*last.shape, *[1] * (np.ndim(rows.action) - 2)), rows.action, 0),
             reward=np.where(last, rows.reward, 0).astype(np.float32),
             terminated=np.asarray(rows.terminated, bool) & last,
             truncated=np.asarray(rows.truncated, bool) | ~last,

@@ -28,6 +28,7 @@ CASES = [
     ("dqn", {"epsilon_start": 0.3, "epsilon_final": 0.3}, {"epsilon_steps"}),
     ("dqn", {"precision": "fp32", "publish_period": 3}, {"publish_period"}),
     ("dqn", {"precision": "bf16", "publish_period": 3}, set()),
+    ("gorila", {"precision": "bf16", "publish_period": 3}, {"publish_period"}),
     ("dqn", {"precision": "fp32", "publish_period": 1}, set()),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from retorq.algorithms.settings import Basic, LadderEpsilon, LinearEpsilon, Recurrent, Settings
+from retorq.algorithms.settings import Basic, LadderEpsilon, LinearEpsilon, ManyLearners, Recurrent, Settings
 from retorq.types import EnvSpec
 
 OF_MEMORY = ("memory_size", "sequences", "start_state", "burn_in", "state_period")
@@ -45,7 +45,10 @@ def unused(config: Basic, spec: EnvSpec, *, pool: str = "local") -> dict[str, st
         add(why, "set them apart", **{name: None})
     if isinstance(config, Settings) and not any(leaf.kind == "image" for leaf in spec.observation.values()):
         add(f"{spec.id} shows no image", "choose another environment", torso="auto", center_images=False)
-    if config.precision == "fp32" and pool == "local":
+    if isinstance(config, ManyLearners):
+        why = "every bundle takes the servers' weights before every round"
+        add(why, "choose an agent with one learner", publish_period=1)
+    elif config.precision == "fp32" and pool == "local":
         why = "precision is fp32 and pool local, where the actor shares the learner's weights"
         add(why, "set precision to bf16, pool to process,", publish_period=1)
     return found

@@ -59,7 +59,7 @@ class Actor:
         self.columns = np.arange(env.columns)
         self.steps = 0
         self.episodes: list[Episode] = []
-        self.replaced = 0
+        self.environments_replaced = 0
         """How many environments failed and were replaced since the run began."""
         self._faults: list[tuple[int, str]] = []
         self.values: torch.Tensor | None = None
@@ -149,7 +149,7 @@ class Actor:
         now, n = self._now, self.env.columns
         action = self.act()
         step = self.env.step(action)
-        self.replaced += len(step.faults)
+        self.environments_replaced += len(step.faults)
         self._faults += step.faults
         broken = step.broken if step.broken is not None else np.zeros(n, bool)
         final_row = now["last"] | broken
@@ -282,7 +282,7 @@ class Actor:
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         tensors |= {f"state.{k}": v.cpu() for k, v in self.state.items()}
         tensors["generator.fractions"] = self.fractions.get_state()
-        numbers = {"steps": self.steps, "seed": self.seed, "replaced": self.replaced}
+        numbers = {name: getattr(self, name) for name in ("steps", "seed", "environments_replaced")}
         return tensors, numbers | {"generator": self.generator.bit_generator.state}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
@@ -297,7 +297,7 @@ class Actor:
         self.state = {k: v.to(self.device) for k, v in part("state.").items()}
         self.fractions.set_state(tensors["generator.fractions"].cpu())
         self.steps, self.seed = int(numbers["steps"]), int(numbers["seed"])
-        self.replaced = int(numbers.get("replaced", 0))  # not in checkpoints of before
+        self.environments_replaced = int(numbers.get("environments_replaced", 0))  # not in checkpoints of before
         self.generator.bit_generator.state = numbers["generator"]
         environment = part("environment.")
         if environment:

@@ -104,7 +104,8 @@ class LocalPool:
 
     def told(self) -> dict[str, float]:
         """Environments replaced since the run began, if any; acting waits for learning."""
-        return {"environments_replaced": float(self.actor.replaced)} if self.actor.replaced else {}
+        count = self.actor.environments_replaced
+        return {"environments_replaced": float(count)} if count else {}
 
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The actor's state, and its rounded weights where it has a copy of its own."""

@@ -54,7 +54,7 @@ def test_the_same_from_a_worker_process(what, kind, sentence):
 
 REASONS = {
     "raise": "raised RuntimeError: the bridge fell down",
-    "exit": "raised SystemExit:",
+    "exit": "raised SystemExit",
     "die": "ended its process with exit code 7",
     "crash": "was killed by SIGABRT (out of memory or a crash in native code)",
     "hang": "gave no answer within 0.5 s (env.step_time_limit)",

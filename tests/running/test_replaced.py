@@ -23,7 +23,9 @@ def options(monkeypatch, tmp_path):
     return EnvOptions(kwargs={"marker": str(tmp_path / "failed")}, workers="0")
 
 
-@pytest.mark.parametrize("pool", [{"pool": "local"}, {"pool": "process", "actors": 1, "actor_rows": 5}])
+@pytest.mark.parametrize(
+    "pool", [{"pool": "local"}, {"pool": "process", "actors": 1, "actor_rows": 5}], ids=["local", "process"]
+)
 def test_an_environment_that_is_replaced_is_told_and_counted(tmp_path, capsys, options, pool):
     settings = SETTINGS | {"preset": "toy", "log_every": 20, "tensorboard": False, "threads": 1} | pool
     run = retorq.train("sample_envs:FailsOnce", run=tmp_path / "run", steps=100, options=options, **settings)

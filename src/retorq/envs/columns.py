@@ -125,7 +125,8 @@ class Columns:
                     f"environment {column} of {self.spec.id} failed {FAILURES} times within {WITHIN} steps, the last "
                     f"time because it {answer.reason}; mend the environment, then resume the run."
                 )
-            self._faults.append((column, f"{' '.join(answer.reason.split())}; {done}"))
+            on_one_line = " ".join(answer.reason.split()).rstrip(":.")
+            self._faults.append((column, f"{on_one_line}; {done}"))
             done = "it was replaced once more"
             self._restarts += 1
             fresh = np.random.SeedSequence([abs(self._seed), column, self._restarts]).generate_state(1) >> 1

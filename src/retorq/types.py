@@ -93,7 +93,8 @@ class Step:
     observation is in ``observation`` if the environment answers the *next* step with the reset (``final is None``,
     Gymnasium's NEXT_STEP), or in ``final`` if ``observation`` already is the first one of the next game.
     ``broken`` marks columns whose environment failed during this step and was replaced: no row results, the stream is
-    cut at the row before, and ``observation`` already is the first one of the new game.
+    cut at the row before, and ``observation`` already is the first one of the new game. ``faults`` tells of every
+    environment replaced since the step before, a failed reset included: its column, what happened and what was done.
     """
 
     observation: Tree
@@ -103,6 +104,7 @@ class Step:
     ended: np.ndarray
     final: Tree | None = None
     broken: np.ndarray | None = None
+    faults: tuple[tuple[int, str], ...] = ()
 
 
 class VectorEnv(Protocol):

@@ -11,6 +11,7 @@ from tests.small import Rule
 
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
+from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
 from retorq.envs.vector import GymVector
 
@@ -84,6 +85,13 @@ def counting(
     env.what, env.at, env.marker = what, at, marker
     explore = Until(4, until) if until else Fixed(columns=4, value=0.5)
     return Actor(env, Weighted(size=size), explore, total=10_000, seed=seed)
+
+
+def falling(*, columns: int, seed: int, marker: str) -> Actor:
+    """An actor of which one environment fails once, if no file ``marker`` says that another has done so."""
+    options = EnvOptions(kwargs={"marker": marker}, workers="0")
+    env = make("sample_envs:FailsOnce", columns=columns, seed=seed, options=options)
+    return Actor(env, Weighted(2), Fixed(columns=4, value=0.5), total=10_000, seed=seed)
 
 
 def unfit(*, columns: int, seed: int) -> Actor:

@@ -1,12 +1,13 @@
-"""What only the pool of processes can do wrong: slots, arrivals of actors that were replaced, names of signals."""
+"""Of the pool of processes alone: slots, late arrivals, names of signals, and who may be slow."""
 
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 from tests.acting import elsewhere
-from tests.acting.test_pools import check, gathered, importable, processes  # noqa: F401
+from tests.acting.test_pools import check, gathered, importable, processes, recipes  # noqa: F401
 
 from retorq.acting.processes import SLOTS
 
@@ -67,3 +68,33 @@ def test_an_actor_that_is_killed_is_told_with_its_signal(pool_of, number, name):
     for one, other in zip(streams, more, strict=True):
         stream = one + other
         check(stream, cuts=sum(row[:3] == (0, 0, True) for row in stream) - 1)
+
+
+def test_a_slow_actor_holds_up_nobody_and_is_not_replaced(pool_of):
+    quiet, other = recipes()
+    slow = replace(other, arguments=other.arguments | {"what": "slow"})
+    pool = pool_of(shares=[quiet, slow], time_limit=5.0)
+    begun, _ = gathered(pool, 5, limit=120.0)  # both are there
+    streams, told = gathered(pool, 40, limit=120.0)
+    assert (told, pool.replaced) == ([], 0)
+    assert len(streams[0]) > 3 * len(streams[2])
+    for one, other in zip(begun, streams, strict=True):
+        check(one + other)
+
+
+def test_a_slow_learner_loses_nothing_and_nothing_grows(pool_of):
+    """It takes longer than actors may; their messages wait for it, and they with them."""
+    pool = pool_of(time_limit=2.0)
+    streams, _ = gathered(pool, 20, limit=120.0)
+    for _ in range(2):
+        time.sleep(3.0)
+        assert all(held.pipe.poll() for held in pool._actors)
+        numbers = list(pool.inbox._next)
+        more, told = gathered(pool, 40, limit=120.0)
+        assert told == []
+        assert all(now > before for now, before in zip(pool.inbox._next, numbers, strict=True))
+        assert all(held.in_hand <= SLOTS for held in pool._actors)
+        streams = [one + other for one, other in zip(streams, more, strict=True)]
+    assert pool.replaced == 0
+    for stream in streams:
+        check(stream)

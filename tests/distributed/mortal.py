@@ -86,6 +86,12 @@ class Divided:
         for chunk in self.streams.push([(columns, rows)]):
             self.one.extend(*chunk)
 
+    def trim(self):
+        """Cut both back to the capacity."""
+        self.replay.trim()
+        self.one.trim()
+        self.shards.settle()
+
     def prioritize(self, rounds=40):
         """The same new priorities for both, by window."""
         random = np.random.default_rng(0)

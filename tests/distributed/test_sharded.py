@@ -30,6 +30,7 @@ KINDS = {
     },
     "transitions by priority": {"priorities": BY_PRIORITY},
     "sequences by priority": {"window": SEQUENCES, "priorities": BY_PRIORITY},
+    "soft cap by priority": {"priorities": BY_PRIORITY, "surplus": 0.5},
 }
 
 
@@ -47,6 +48,8 @@ def filled(kind, **more):
         divided.grow(count)
     divided.grow(11, columns=[0, 3])
     divided.shards.settle()
+    if kind == "soft cap by priority":
+        divided.trim()
     if divided.one.priorities:
         divided.prioritize()
     return divided
@@ -144,6 +147,27 @@ def test_a_batch_is_what_one_replay_gathers(kind):
         for name, value in divided.one._state(column, row).items():
             assert torch.equal(batch.state[name], value), name
     assert divided.replay.look(4).columns == 4
+
+
+def test_a_soft_cap_is_exceeded_until_the_shards_are_trimmed():
+    """Then each holds what begins in the newest rows of its columns, as many as fit into its share of the capacity."""
+    divided = filled("soft cap by priority")
+    rows, cap = divided.model.rows, divided.capacity // COLUMNS
+
+    def held():
+        return [told.windows for told in divided.shards.told]
+
+    def begins(column):
+        written = len(rows[column]) - 1  # the newest row is held back
+        return sum(not row["last"] for row in rows[column][written - cap : written - divided.one.window.rows + 1])
+
+    for _ in range(3):
+        divided.grow(cap // 4)
+        divided.shards.settle()
+        before = held()
+        divided.trim()
+        assert held() == [sum(begins(column) for column in range(shard, COLUMNS, SHARDS)) for shard in range(SHARDS)]
+        assert all(was > now for was, now in zip(before, held(), strict=True))
 
 
 def test_nothing_is_ready_before_there_is_a_window():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -164,6 +165,19 @@ class Misbehaving(gymnasium.Env):
 
     def render(self):
         return np.full((20, 30, 3), self._step, np.uint8)
+
+
+class FailsOnce(Misbehaving):
+    """Does ``what`` at step ``at`` where no other has done so: then there is a file ``marker``."""
+
+    def __init__(self, marker, what="raise", **kwargs):
+        super().__init__(what, **kwargs)
+        self._marker = Path(marker)
+
+    def _do(self):
+        if not self._marker.exists():
+            self._marker.touch()
+            super()._do()
 
 
 class MisbehavingVector(VectorEnv):

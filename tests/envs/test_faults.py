@@ -52,6 +52,15 @@ def test_the_same_from_a_worker_process(what, kind, sentence):
     assert type(caught.value) is kind
 
 
+REASONS = {
+    "raise": "raised RuntimeError: the bridge fell down",
+    "exit": "raised SystemExit",
+    "die": "ended its process with exit code 7",
+    "crash": "was killed by SIGABRT (out of memory or a crash in native code)",
+    "hang": "gave no answer within 0.5 s (env.step_time_limit)",
+}
+
+
 def one_column_fails(what, workers, limit=60.0):
     """Column 1 of two does ``what`` at its third step; the other must not notice."""
     env = build("", columns=2, workers=workers, limit=limit)
@@ -67,6 +76,10 @@ def one_column_fails(what, workers, limit=60.0):
         backend._options = good
     steps = play(env, 4)
     env.close()
+    assert [step.faults for step in (steps[0], steps[1], steps[3])] == [(), (), ()]
+    [(column, told)] = steps[2].faults
+    assert column == 1
+    assert told == f"{REASONS[what]}; its game was cut and it was replaced"
     for index, step in enumerate(steps):
         assert step.observation["obs"][0, 0] == np.float32((index + 1) / 100)
         np.testing.assert_array_equal(step.reward, [1.0, 0.0 if index == 2 else 1.0])
@@ -121,6 +134,7 @@ def test_a_failing_reset_after_an_end_does_not_cut_the_stream():
     play(env, 5)
     step = env.step(np.zeros(1, np.int64))
     assert step.ended[0]
+    assert step.faults == ()
     real, calls = env._backend._cells[0].reset, []
 
     def fail_once(seed):
@@ -133,7 +147,26 @@ def test_a_failing_reset_after_an_end_does_not_cut_the_stream():
     step = env.step(np.zeros(1, np.int64))
     assert calls == [None]
     assert step.broken is None
+    assert step.faults == ((0, "raised RuntimeError: no game today; it was replaced before its next game"),)
     assert step.observation["obs"][0, 0] == -1.0
+
+
+def test_a_replacement_that_fails_too_is_told_on_a_line_of_its_own(monkeypatch):
+    env = build("", columns=1)
+    env.reset()
+    monkeypatch.setattr(env._backend._cells[0], "step", lambda action: sys.exit("two\nlines"))
+    restart, failed = env._backend.restart, []
+
+    def second_time(column):
+        failed.append(column)
+        return restart(column) if len(failed) > 1 else columns_module.Fault("could not be built again: no room")
+
+    monkeypatch.setattr(env._backend, "restart", second_time)
+    assert env.step(np.zeros(1, np.int64)).faults == (
+        (0, "raised SystemExit: two lines; its game was cut and it was replaced"),
+        (0, "could not be built again: no room; it was replaced once more"),
+    )
+    assert env.step(np.zeros(1, np.int64)).faults == ()
 
 
 def test_a_reset_that_always_fails_stops_the_run():

@@ -59,6 +59,9 @@ class Actor:
         self.columns = np.arange(env.columns)
         self.steps = 0
         self.episodes: list[Episode] = []
+        self.environments_replaced = 0
+        """How many environments failed and were replaced since the run began."""
+        self._faults: list[tuple[int, str]] = []
         self.values: torch.Tensor | None = None
         self.thought: Tree = {}
         self.state: Tree = {}
@@ -146,6 +149,8 @@ class Actor:
         now, n = self._now, self.env.columns
         action = self.act()
         step = self.env.step(action)
+        self.environments_replaced += len(step.faults)
+        self._faults += step.faults
         broken = step.broken if step.broken is not None else np.zeros(n, bool)
         final_row = now["last"] | broken
         live = ~final_row
@@ -263,6 +268,11 @@ class Actor:
         done, self.episodes = self.episodes, []
         return done
 
+    def faults(self) -> list[tuple[int, str]]:
+        """Environments replaced since the last call: the column, what happened and what was done."""
+        told, self._faults = self._faults, []
+        return told
+
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and plain numbers: the row in hand, memory, generators; the environments if they can be saved."""
         arrays = {f"now.{k}": v for k, v in self._now.items()}
@@ -272,7 +282,8 @@ class Actor:
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         tensors |= {f"state.{k}": v.cpu() for k, v in self.state.items()}
         tensors["generator.fractions"] = self.fractions.get_state()
-        return tensors, {"steps": self.steps, "seed": self.seed, "generator": self.generator.bit_generator.state}
+        numbers = {name: getattr(self, name) for name in ("steps", "seed", "environments_replaced")}
+        return tensors, numbers | {"generator": self.generator.bit_generator.state}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
         """Put back ``state_dict``; False if the environments could not be (then call ``cut``)."""
@@ -286,6 +297,7 @@ class Actor:
         self.state = {k: v.to(self.device) for k, v in part("state.").items()}
         self.fractions.set_state(tensors["generator.fractions"].cpu())
         self.steps, self.seed = int(numbers["steps"]), int(numbers["seed"])
+        self.environments_replaced = int(numbers.get("environments_replaced", 0))  # not in checkpoints of before
         self.generator.bit_generator.state = numbers["generator"]
         environment = part("environment.")
         if environment:

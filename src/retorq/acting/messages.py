@@ -27,7 +27,8 @@ class Message:
     """Rows of one actor, with the games finished meanwhile.
 
     ``chunks`` name the columns of the whole run. ``version`` is that of the weights the rows were acted with.
-    ``latencies`` are seconds from each observation to its action, where an actor plays by the clock.
+    ``latencies`` are seconds from each observation to its action, where an actor plays by the clock. ``faults`` tell of
+    environments that were replaced, by the columns of the run.
     """
 
     actor: int
@@ -37,6 +38,7 @@ class Message:
     episodes: list[Episode] = field(default_factory=list)
     version: int = 0
     latencies: list[float] = field(default_factory=list)
+    faults: list[tuple[int, str]] = field(default_factory=list)
 
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -135,6 +137,7 @@ def description(message: Message, told: list[dict[str, Any]]) -> dict[str, Any]:
         "chunks": told,
         "episodes": [asdict(episode) for episode in message.episodes],
         "latencies": [round(latency, 6) for latency in message.latencies],
+        "faults": message.faults,
     }
 
 

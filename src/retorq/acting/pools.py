@@ -38,7 +38,7 @@ class ActorPool(Protocol):
         """Games finished since the last call."""
 
     def faults(self) -> list[str]:
-        """What went wrong with actors since the last call and what was done, a sentence each."""
+        """What went wrong with actors and environments since the last call and what was done, a sentence each."""
 
     def told(self) -> dict[str, float]:
         """What belongs into a row of metrics: what was lost, and how late actions came."""
@@ -99,12 +99,13 @@ class LocalPool:
         return self.actor.drain()
 
     def faults(self) -> list[str]:
-        """None: an actor in this process fails with the run."""
-        return []
+        """Environments that were replaced; an actor in this process fails with the run."""
+        return sentences(self.actor.faults())
 
     def told(self) -> dict[str, float]:
-        """Nothing: nobody is lost, and acting waits for learning."""
-        return {}
+        """Environments replaced since the run began, if any; acting waits for learning."""
+        count = self.actor.environments_replaced
+        return {"environments_replaced": float(count)} if count else {}
 
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The actor's state, and its rounded weights where it has a copy of its own."""
@@ -127,6 +128,11 @@ class LocalPool:
     def close(self) -> None:
         """Close the environments."""
         self.actor.env.close()
+
+
+def sentences(faults: Iterable[tuple[int, str]]) -> list[str]:
+    """What is told of environments that were replaced, by their columns."""
+    return [f"environment {column} {what}" for column, what in faults]
 
 
 def _rounded(network: Network) -> Network:

@@ -124,6 +124,7 @@ class Player:
             episodes=episodes,
             version=self.version,
             latencies=self.paced.drain() if self.paced is not None else [],
+            faults=[(column + self.recipe.first, what) for column, what in self.pool.actor.faults()],
         )
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from retorq.acting.actor import Chunk
 from retorq.acting.messages import Inbox, Message, Streams, episodes_from_json, unpack
 from retorq.acting.pace import Punctuality
+from retorq.acting.pools import sentences
 from retorq.acting.remote import Recipe
 from retorq.acting.tally import Tally
 from retorq.types import Diverged, Episode
@@ -45,7 +46,7 @@ class Supervised(ABC):
         """Version of the weights that each actor last acted with."""
         self.restarts = [0] * len(recipes)
         """How often each actor was started anew, without those that are forgiven."""
-        self.replaced = 0
+        self.replaced = self.environments_replaced = 0
         self.inbox, self.streams, self.tally = Inbox(len(recipes)), Streams(), Tally(self.columns)
         self.punctuality = Punctuality(max((recipe.hz for recipe in recipes), default=0.0))
         self._begun = [0.0] * len(recipes)
@@ -108,11 +109,14 @@ class Supervised(ABC):
             episodes=episodes_from_json(told["episodes"]),
             version=told["version"],
             latencies=told["latencies"],
+            faults=[(column, what) for column, what in told["faults"]],
         )
         chunks: list[Chunk] = []
         for ordered in self.inbox.accept(message):
             self.versions[actor] = ordered.version
             self.punctuality.add(ordered.latencies)
+            self.environments_replaced += len(ordered.faults)
+            self._faults += sentences(ordered.faults)
             self._played[actor] = time.monotonic() - self._begun[actor]
             self._episodes += [replace(episode, step=self.steps) for episode in ordered.episodes]
             chunks += self.streams.push(ordered.chunks)
@@ -163,9 +167,9 @@ class Supervised(ABC):
         return told
 
     def told(self) -> dict[str, float]:
-        """For a row of metrics: actors replaced since the run began, if any, and how late actions come."""
-        replaced = {"actors_replaced": float(self.replaced)} if self.replaced else {}
-        return replaced | self.punctuality.told()
+        """For a row of metrics: who was replaced since the run began, if any, and how late actions come."""
+        counted = {"actors_replaced": self.replaced, "environments_replaced": self.environments_replaced}
+        return {name: float(count) for name, count in counted.items() if count} | self.punctuality.told()
 
     @property
     def late(self) -> int | None:
@@ -180,11 +184,13 @@ class Supervised(ABC):
             waiting.push([chunk])
             state |= waiting.state_dict()
         counted = {"steps": self.steps, "replaced": self.replaced, "late": self.punctuality.late}
+        counted["environments_replaced"] = self.environments_replaced
         return state, counted | {"scores": self.tally.scores.tolist()}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> bool:
         """Put back what ``state_dict`` gave; False: the games begin anew, see ``cut``."""
         self.steps, self.replaced = int(numbers["steps"]), int(numbers.get("replaced", 0))
+        self.environments_replaced = int(numbers.get("environments_replaced", 0))
         self.punctuality.late = int(numbers.get("late", 0))
         self.streams.load_state_dict(tensors)
         self.tally.scores[:] = numbers.get("scores", 0.0)

@@ -85,6 +85,7 @@ class Columns:
         self._restarts = 0
         self._steps = 0
         self._pending = np.zeros(columns, bool)
+        self._faults: list[tuple[int, str]] = []  # not told yet
         self._failures: list[deque[int]] = [deque(maxlen=FAILURES) for _ in range(columns)]
 
     def reset(self, seed: int | None = None) -> Tree:
@@ -109,12 +110,13 @@ class Columns:
                 answers[column] = answer
             else:
                 failed.append(column)
-                self._revive(column, answer)
+                self._revive(column, answer, playing=isinstance(commands[column], Act))
         return answers, failed
 
-    def _revive(self, column: int, fault: Fault) -> None:
-        """Restart one column until its reset succeeds, or give up with ``Diverged``."""
+    def _revive(self, column: int, fault: Fault, *, playing: bool) -> None:
+        """Restart one column until its reset succeeds, or give up with ``Diverged``; ``playing``: its game was on."""
         answer: Answer | Fault = fault
+        done = "its game was cut and it was replaced" if playing else "it was replaced before its next game"
         while isinstance(answer, Fault):
             past = self._failures[column]
             past.append(self._steps)
@@ -123,6 +125,9 @@ class Columns:
                     f"environment {column} of {self.spec.id} failed {FAILURES} times within {WITHIN} steps, the last "
                     f"time because it {answer.reason}; mend the environment, then resume the run."
                 )
+            on_one_line = " ".join(answer.reason.split()).rstrip(":.")
+            self._faults.append((column, f"{on_one_line}; {done}"))
+            done = "it was replaced once more"
             self._restarts += 1
             fresh = np.random.SeedSequence([abs(self._seed), column, self._restarts]).generate_state(1) >> 1
             trouble = self._backend.restart(column)
@@ -144,6 +149,7 @@ class Columns:
         # An environment that failed in its reset was due for a new episode anyway: its stream is not cut.
         broken[failed] = ~self._pending[failed]
         self._pending = terminated | truncated
+        faults, self._faults = tuple(self._faults), []
         return Step(
             observation=self._observation(),
             reward=reward,
@@ -151,6 +157,7 @@ class Columns:
             truncated=truncated,
             ended=self._pending.copy(),
             broken=broken if broken.any() else None,
+            faults=faults,
         )
 
     def render(self) -> np.ndarray:

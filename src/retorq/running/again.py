@@ -194,6 +194,7 @@ class _Column:
             observation={name: self._one(value) for name, value in step.observation.items()},
             final=step.final and {name: self._one(value) for name, value in step.final.items()},
             broken=None if step.broken is None else self._one(step.broken),
+            faults=(),
             **{name: self._one(getattr(step, name)) for name in ("reward", "terminated", "truncated", "ended")},
         )
 

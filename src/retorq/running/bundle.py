@@ -56,8 +56,8 @@ class Bundle:
         """``rounds`` vector steps, with the learning they pay for, at agent step ``clock`` of the run.
 
         Returns:
-            What happened since the last call: steps, games, updates computed with the means of their metrics; and the
-            counts of gradients since the bundle began.
+            What happened since the last call: steps, games, faults, updates computed with the means of their metrics;
+            and the counts of gradients since the bundle began.
         """
         trainer, self.clock = self.trainer, clock
         steps, updates = trainer.steps, trainer.updates
@@ -72,6 +72,7 @@ class Bundle:
             "computed": trainer.updates - updates,
             "means": trainer.means(),
             "episodes": [asdict(episode) for episode in trainer.drain()],
+            "faults": trainer.faults(),
             "sent": self.learner.sent,
             "outlying": self.learner.outlying,
         }

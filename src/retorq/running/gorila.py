@@ -18,7 +18,7 @@ from retorq.types import Batch, Diverged, Episode, Stopped
 
 PATIENCE = 0.1
 """Seconds that ``step`` waits for a bundle before it gives the loop a chance to look at signals."""
-_SAVED = ("steps", "replaced", "_gone", "_sums", "_computed", "_before")
+_SAVED = ("steps", "replaced", "environments_replaced", "_gone", "_sums", "_computed", "_before")
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Gorila:
             most_restarts,
             keeps_rows,
         )
-        self.steps = self.updates = self.replaced = 0
+        self.steps = self.updates = self.replaced = self.environments_replaced = 0
         self._restarts = [0] * agent.bundles.count
         self._gone = {"sent": 0, "outlying": 0}  # counts of bundles that were lost
         self._sums: dict[str, float] = {}
@@ -144,6 +144,8 @@ class Gorila:
             replace(Episode(**episode), step=self.steps, column=episode["column"] + number * self._columns)
             for episode in told["episodes"]
         ]
+        self.environments_replaced += len(told["faults"])
+        self._faults += [f"bundle {number}, {fault}" for fault in told["faults"]]
         for name, mean in told["means"].items():
             weight = 1.0 if name == "skipped" else told["computed"]
             self._sums[name] = self._sums.get(name, 0.0) + weight * mean
@@ -210,9 +212,9 @@ class Gorila:
             "staleness": late / max(1, came),
             "staleness_highest": counts["oldest"],
         }
-        return {name: float(value) for name, value in told.items()} | (
-            {"bundles_replaced": float(self.replaced)} if self.replaced else {}
-        )
+        lost = {"bundles_replaced": self.replaced, "environments_replaced": self.environments_replaced}
+        told |= {name: count for name, count in lost.items() if count}
+        return {name: float(value) for name, value in told.items()}
 
     def drain(self) -> list[Episode]:
         """Games finished since the last call."""
@@ -286,7 +288,7 @@ class Gorila:
             exact &= self._ask(bundle.peer, "load", mine, numbers["bundles"][number], rows)
             bundle.sent, bundle.outlying = numbers["counts"][number]
         for name in _SAVED:
-            setattr(self, name, numbers[name])
+            setattr(self, name, numbers.get(name, getattr(self, name)))  # checkpoints of before do not have all
         self.updates = int(self._server(0, "told")["updates"])
         return exact
 

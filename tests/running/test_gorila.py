@@ -314,8 +314,8 @@ def test_bundles_on_ray_learn_lose_a_bundle_stop_and_go_on(tmp_path, monkeypatch
         assert counts["updates"] + counts["dropped"] >= counts["sent"] * len(self.servers)
         return counts
 
-    def tensors(self):
-        made = plain(self)
+    def tensors(self, alone=False):
+        made = plain(self, alone)
         seen["counts"] = agreeing(self)
         return made
 

@@ -113,6 +113,15 @@ def test_a_run_that_can_save_nothing_says_so(tmp_path, monkeypatch):
     assert caught.value.exit_code == 75
 
 
+def test_a_head_that_is_lost_before_the_first_step_is_told_alike(tmp_path, monkeypatch):
+    def lost(*given):
+        raise HeadLost("Ray's head is gone")
+
+    monkeypatch.setattr(training, "_trainer", lost)
+    with pytest.raises(HeadLost, match=r"Ray's head is gone; NOT saved, .* Start the cluster and go on with the run"):
+        start(tmp_path)
+
+
 def test_a_checkpoint_never_mixes_two_lives_of_a_shard(tmp_path, monkeypatch, capsys):
     """The index would be of one, and the rows of the other; the next checkpoint is whole."""
     elsewhere = Elsewhere(monkeypatch)

@@ -41,9 +41,13 @@ class Diverged(UserError):
 
 
 class Stopped(UserError):
-    """Something outside ended the run, which was saved and can go on: exit 75."""
+    """Something outside ended the run, which can go on from what was saved: exit 75."""
 
     exit_code = 75
+
+
+class HeadLost(Stopped):
+    """Ray is gone, here or at its head: nobody elsewhere can be started, and perhaps nobody reached. Few words."""
 
 
 @dataclass(frozen=True, kw_only=True)

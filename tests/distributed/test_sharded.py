@@ -232,8 +232,8 @@ def test_a_lost_shard_comes_back_with_its_snapshot_and_every_loss_is_counted(kin
     assert divided.shards.windows_lost == (len(new) if saved else made)
     source = "as of step 500" if saved else "empty, since no checkpoint holds it"
     assert divided.replay.faults() == [
-        f"replay shard 1 was struck by lightning; it was started anew {source}: {lost:,} rows and "
-        f"{divided.shards.windows_lost:,} windows were lost, and each environment's rows until its next game are "
+        f"replay shard 1 was struck by lightning; it was started anew {source}: {lost:,} rows and at "
+        f"least {divided.shards.windows_lost:,} windows were lost, and each environment's rows until its next game are "
         "passed over"
     ]
     assert divided.replay.faults() == []

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from retorq.running.closing import Next, from_python, lines, reason
+from retorq.running.closing import Next, from_python, headless, lines, reason
 
 THEN = Next(resume="again", evaluate="look")
 
@@ -36,4 +36,13 @@ def test_the_lines_after_it():
 def test_from_python_it_is_python():
     assert from_python(Path("runs/x")) == Next(
         resume="retorq.resume('runs/x')", evaluate="retorq.load('runs/x').evaluate()"
+    )
+
+
+def test_without_a_head_nothing_is_said_to_be_saved_that_was_not():
+    assert headless("Ray's head is gone", True) == (
+        "Ray's head is gone; what was learned was saved. Start the cluster and go on with the run."
+    )
+    assert headless("Ray's head is gone", False) == (
+        "Ray's head is gone; NOT saved, the last checkpoint stands. Start the cluster and go on with the run."
     )

@@ -16,7 +16,7 @@ from retorq.envs.options import EnvOptions
 from retorq.running.bundles import gorila, require_bundles
 from retorq.running.gorila import Gorila
 from retorq.running.train import RunOptions
-from retorq.types import Diverged, Stopped, UserError
+from retorq.types import Diverged, HeadLost, Stopped, UserError
 
 RAY = importlib.util.find_spec("ray") is not None  # not to be imported before its settings are made
 TINY = {"num_envs": 4, "torso_hidden": (8,), "hidden_size": 8, "batch_size": 4, "warmup": 40, "target_period": 5}
@@ -247,6 +247,29 @@ def test_a_parameter_server_that_is_lost_ends_the_run():
         trainer.tensors()
 
 
+def test_a_lost_head_ends_the_run_and_the_servers_alone_are_enough_to_go_on():
+    """Bundles that are not in a checkpoint begin anew, and no gradient is forgotten."""
+    one, other = trained(made(), 200), made(seed=1)
+
+    def lost():
+        raise HeadLost("Ray's head is gone")
+
+    one.require = lost
+    with pytest.raises(HeadLost):
+        one.step()
+    for bundle in one._bundles:
+        bundle.peer = Mortal(bundle.peer.made)
+        bundle.peer.dead = True
+    parts, numbers = one.tensors(alone=True), one.numbers(alone=True)
+    assert parts.keys() == {"server0", "server1", "learner"}
+    assert other.load(parts.__getitem__, parts, numbers, rows=False) is False
+    assert torch.equal(weights(other), weights(one))
+    assert (other.steps, other.counts()) == (one.steps, one.counts())
+    trained(other, 400)
+    counts = other.counts()
+    assert counts["updates"] == counts["sent"] * len(other.servers) > 2 * one.counts()["sent"]
+
+
 @pytest.mark.parametrize(
     ("settings", "run", "sentence"),
     [
@@ -291,8 +314,8 @@ def test_bundles_on_ray_learn_lose_a_bundle_stop_and_go_on(tmp_path, monkeypatch
         assert counts["updates"] + counts["dropped"] >= counts["sent"] * len(self.servers)
         return counts
 
-    def tensors(self):
-        made = plain(self)
+    def tensors(self, alone=False):
+        made = plain(self, alone)
         seen["counts"] = agreeing(self)
         return made
 

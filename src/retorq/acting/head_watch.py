@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from retorq.acting.cluster import answers
+from retorq.acting.cluster import RayCluster, answers, hosts
 from retorq.acting.placement import Host
+from retorq.types import HeadLost
 
 PERIOD = 1.0
 """Seconds between looks."""
 FAILURES = 4
 """How many looks in a row must fail before the head counts as lost."""
+ENDED, GONE = "Ray has ended on this host", "Ray's head is gone"
 NOTICED = 30.0
 """Seconds within which the head knows of a node that is gone."""
 
@@ -67,7 +69,7 @@ class HeadWatch:
         head: tuple[str, int],
         hosts: Callable[[], Sequence[Host]],
         here: str,
-        let_go: Callable[[], None],
+        let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self._head, self._ask, self._let_go = head, hosts, let_go
         self._known: Sequence[Host] = hosts()
@@ -108,12 +110,43 @@ class HeadWatch:
         """Whether Ray has ended on this host: whoever still asks it for an object is ended, too, without a word."""
         return not self._line.holds()
 
+    def require_here(self) -> None:
+        """End the run if Ray has ended on this host; nobody may be asked for anything without this first.
+
+        Raises:
+            HeadLost: it has.
+        """
+        if self.cut_off:
+            raise HeadLost(ENDED)
+
+    def require(self) -> None:
+        """End the run if Ray is gone here or at its head.
+
+        Raises:
+            HeadLost: it is.
+        """
+        self.require_here()
+        if self.lost:
+            raise HeadLost(GONE)
+
+    def require_to_start(self) -> None:
+        """The same before a process is started, with a head that does not answer waited for until it counts as lost.
+
+        Raises:
+            HeadLost: it is gone.
+        """
+        self.look()
+        while self.doubtful:
+            self.require()
+            time.sleep(PERIOD)
+        self.require_here()
+
     def look(self) -> None:
         """Look now."""
         self.failures = 0 if answers(self._head, seconds=PERIOD) else self.failures + 1
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more; safe to call twice."""
         self._stop.set()
         for thread in self._threads:
             thread.join(2 * PERIOD)
@@ -131,3 +164,9 @@ class HeadWatch:
             if not self.doubtful:
                 with suppress(Exception):  # whatever Ray raises while its head comes and goes; ``look`` finds out
                     self._known = self._ask() or self._known
+
+
+def watch(cluster: RayCluster) -> HeadWatch:
+    """A watch over a cluster for whoever holds nothing in its object store."""
+    here = cluster.ray.get_runtime_context().get_node_id()
+    return HeadWatch(cluster.head, lambda: hosts(cluster.ray), here)

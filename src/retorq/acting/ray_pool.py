@@ -20,7 +20,7 @@ import numpy as np
 
 from retorq.acting.actor import Chunk
 from retorq.acting.cluster import LocalRay, RayCluster, hosts
-from retorq.acting.head_watch import PERIOD, HeadWatch
+from retorq.acting.head_watch import ENDED, PERIOD, HeadWatch
 from retorq.acting.hosted import Hosted
 from retorq.acting.pace import ahead
 from retorq.acting.placement import Host, move, place
@@ -28,7 +28,7 @@ from retorq.acting.remote import Recipe
 from retorq.acting.shared import tensors
 from retorq.acting.supervised import START_LIMIT, Supervised, message_bytes
 from retorq.nn.network import Network
-from retorq.types import Stopped, UserError
+from retorq.types import HeadLost, UserError
 
 AHEAD = 2
 """Calls that every actor has in hand or done but not taken, if it does not play by the clock."""
@@ -36,8 +36,6 @@ NEWS = "news"
 """Concurrency group of Ray in which an actor hears of weights while it plays."""
 SPARE = 32 << 20
 """Bytes of the object store beside weights and messages."""
-ENDED = "Ray has ended on this host"
-LOST = "{what}; what was learned was saved. Start the cluster and go on with the run."
 
 
 @dataclass
@@ -107,7 +105,7 @@ class RayPool(Supervised):
         """Put the weights into the object store and offer them to the actors."""
         arrays = [tensor.detach().cpu().numpy().copy() for tensor in tensors(network)]
         self._edition += 1
-        self._require_head()
+        self._watch.require()  # before anything is put or fetched
         with self._trouble():
             self._published = (self._edition, version, [self._ray.put(arrays)])
             self._offer()
@@ -148,7 +146,7 @@ class RayPool(Supervised):
         held.calls[held.handle.play.remote(self.steps)] = time.monotonic()
 
     def _before(self) -> None:
-        self._require_head()
+        self._watch.require()
         with self._trouble():
             self._offer()
         now = time.monotonic()
@@ -192,7 +190,7 @@ class RayPool(Supervised):
         actor = calls[ready[0]][1]
         held = self._actors[actor]
         assert held is not None
-        self._require_head()
+        self._watch.require()  # before anything is put or fetched
         try:
             text, memory = self._ray.get(ready[0], timeout=self.time_limit)
         except self._ray.exceptions.RayError as error:
@@ -212,18 +210,11 @@ class RayPool(Supervised):
         self._ask(actor)
         return self._accept(actor, told, np.array(memory))  # a copy: what lies in the store cannot be written to
 
-    def _require_head(self) -> None:
-        """End the run, saved, if Ray is gone; nothing may be put or fetched without asking this first."""
-        if self._watch.cut_off:
-            raise Stopped(LOST.format(what=ENDED))
-        if self._watch.lost:
-            raise Stopped(LOST.format(what="Ray's head is gone"))
-
     def _newest(self) -> tuple[int, int, list[Any]]:
         """The weights last published: edition, version and reference."""
         published = self._published
         if published is None:  # let go of, since ``publish`` comes before all else
-            raise Stopped(LOST.format(what=ENDED))
+            raise HeadLost(ENDED)
         return published
 
     def _let_go(self) -> None:
@@ -232,18 +223,15 @@ class RayPool(Supervised):
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        """Whatever fails in Ray and is no single actor's failure ends the run, saved."""
+        """Whatever fails in Ray and is no single actor's failure ends the run."""
         try:
             yield
         except self._ray.exceptions.RayError as error:
-            raise Stopped(LOST.format(what=f"Ray failed ({_first(error)})")) from error
+            raise HeadLost(f"Ray failed ({_first(error)})") from error
 
     def _replace(self, actor: int, reason: str, *, blamed: bool = True) -> None:
         # An actor cannot be started without a head, and what it died of may be that the head is gone.
-        self._watch.look()
-        while self._watch.doubtful:
-            self._require_head()
-            time.sleep(PERIOD)
+        self._watch.require_to_start()
         held = self._actors[actor]
         if held is not None and not self._watch.lives(held.host):
             reason, blamed = f"was lost with host {held.host.address}", False

@@ -7,7 +7,6 @@ Nothing is retried: what a call has done when its peer is lost, nobody knows.
 from __future__ import annotations
 
 import importlib
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,27 +20,10 @@ import torch
 from torch import Tensor
 
 from retorq.ops.heap import keep_freed_memory
-from retorq.types import Stopped, UserError
+from retorq.types import UserError
 
 START_LIMIT = 180.0
 """Seconds a peer may take to start and answer its first call: imports, its network, its memory."""
-HEAD_FAILURES = 4
-"""How many looks for Ray's head must fail before it counts as lost."""
-
-
-def require_head(head: tuple[str, int]) -> None:
-    """Look for Ray's head before a process is started on it: without one, Ray ends this process without a word.
-
-    Raises:
-        Stopped: it is gone.
-    """
-    for _ in range(HEAD_FAILURES):
-        try:
-            socket.create_connection(head, timeout=1.0).close()
-            return
-        except OSError:
-            time.sleep(1.0)
-    raise Stopped("Ray's head is gone; what was learned was saved. Start the cluster and go on with the run.")
 
 
 class Lost(ConnectionError):
@@ -146,17 +128,34 @@ class Host:
         return getattr(self.made, method)(*arguments)
 
 
-class OnRay:
-    """A peer in a process of Ray, from construction to ``close``."""
+def _anywhere() -> None:
+    """No look at all."""
 
-    def __init__(self, ray: ModuleType, entry: Entry) -> None:
-        self.ray = ray
+
+class OnRay:
+    """A peer in a process of Ray, from construction to ``close``.
+
+    Args:
+        ray: The module.
+        entry: How to build it.
+        require: Called before Ray is asked for anything; raises where it is gone from this host, since Ray would end
+            this program then without a word. It stays behind when the peer is passed on to another process.
+    """
+
+    def __init__(self, ray: ModuleType, entry: Entry, require: Callable[[], None] = _anywhere) -> None:
+        self.ray, self.require = ray, require
+        require()
         host = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Host)
         self.handle = host.remote(entry.name, entry.arguments, sys.path)
 
     def ask(self, method: str, *arguments: Any) -> Call:
         """Begin a call; large arrays travel through Ray's object store, and are gone from it with the answer."""
-        return Reference(self.ray, self.handle.call.remote(method, *arguments))
+        self.require()
+        return Reference(self.ray, self.handle.call.remote(method, *arguments), self.require)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is passed on."""
+        return self.__dict__ | {"require": _anywhere}
 
     def close(self) -> None:
         """End the process."""
@@ -170,15 +169,18 @@ class Reference:
 
     ray: ModuleType
     reference: Any
+    require: Callable[[], None] = _anywhere
 
     @property
     def done(self) -> bool:
         """Whether it is answered."""
+        self.require()
         return bool(self.ray.wait([self.reference], timeout=0)[0])
 
     def take(self, limit: float) -> Any:
         """Wait for the answer; its arrays lie in the object store and cannot be written to."""
         errors, begun = self.ray.exceptions, time.monotonic()
+        self.require()
         try:
             return self.ray.get(self.reference, timeout=limit)
         except errors.GetTimeoutError as error:

@@ -168,6 +168,11 @@ class ShardedReplay:
         """End all shards; safe to call twice."""
         self.shards.close()
 
+    @property
+    def lives(self) -> tuple[int, ...]:
+        """Which incarnation of each shard is called now."""
+        return tuple(held.incarnation for held in self.shards)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything but the rows, of all shards."""
         self.shards.settle()

@@ -54,6 +54,9 @@ class Shards:
     While a shard is given its snapshot, rows for it are lost at once, and the others serve the run; it waits only where
     no other is ready.
 
+    ``rows_lost`` is exact. ``windows_lost`` is a lower bound: what a lost shard had made since it was last heard, up to
+    ``UNDERWAY`` calls, nobody knows.
+
     Args:
         start: ``(shard, incarnation) -> Peer``, of a :class:`retorq.distributed.shard.Shard`.
         count: How many.
@@ -111,6 +114,7 @@ class Shards:
         Raises:
             Lost: the shard is gone; it is being started anew.
             Diverged: for too many times.
+            HeadLost: it cannot be, since Ray is gone.
         """
         held = self._held[shard]
         try:
@@ -167,7 +171,12 @@ class Shards:
                 continue
 
     def _replace(self, shard: int, reason: str) -> None:
-        """End a shard, start its next incarnation, begin to give it its last snapshot, and count what is lost."""
+        """End a shard, start its next incarnation, begin to give it its last snapshot, and count what is lost.
+
+        Raises:
+            Diverged: it has been started anew too often.
+            HeadLost: nothing can be started any more.
+        """
         old = self._held[shard]
         old.peer.close()
         if old.incarnation >= self.most_restarts:
@@ -188,8 +197,8 @@ class Shards:
         self.windows_lost += windows
         source = "empty, since no checkpoint holds it" if snapshot is None else f"as of step {snapshot.step:,}"
         self._faults.append(
-            f"replay shard {shard} {reason}; it was started anew {source}: {rows:,} rows and {windows:,} windows were "
-            "lost, and each environment's rows until its next game are passed over"
+            f"replay shard {shard} {reason}; it was started anew {source}: {rows:,} rows and at least {windows:,} "
+            "windows were lost, and each environment's rows until its next game are passed over"
         )
 
     def _load(self, shard: int, *, wait: bool) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retorq.acting.cluster import RayCluster
+from retorq.acting.head_watch import HeadWatch
 from retorq.agent import Bundles
-from retorq.distributed.peers import Entry, Here, OnRay, Peer, require_head
+from retorq.distributed.peers import Entry, Here, OnRay, Peer
 from retorq.running.gorila import Gorila
 from retorq.types import UserError
 
@@ -49,24 +50,27 @@ def require_bundles(task: Task, run: RunOptions) -> None:
             raise UserError(f"{sentence}.")
 
 
-def gorila(task: Task, run: RunOptions, cluster: RayCluster | None) -> Gorila:
-    """What trains an agent with bundles: on Ray if it is there, else in turns in this process."""
+def gorila(task: Task, run: RunOptions, cluster: RayCluster | None, watch: HeadWatch | None = None) -> Gorila:
+    """What trains an agent with bundles: on Ray if it is there, watched over, else in turns in this process."""
     bundles = task.agent.bundles
     assert bundles is not None
 
     def start(bundle: int, incarnation: int) -> Peer:
         entry = bundle_entry(task, run, bundle, incarnation)
-        if cluster is None:
+        if cluster is None or watch is None:
             made = entry.build()
             return Here(made, made.close)
         if incarnation:
-            require_head(cluster.head)
-        return OnRay(cluster.ray, entry)
+            watch.require_to_start()
+        return OnRay(cluster.ray, entry, watch.require_here)
 
-    of_server = server_entry(bundles)
-    servers: list[Peer] = [
-        Here(of_server.build()) if cluster is None else OnRay(cluster.ray, of_server) for _ in range(bundles.servers)
-    ]
+    def server() -> Peer:
+        entry = server_entry(bundles)
+        if cluster is None or watch is None:
+            return Here(entry.build())
+        return OnRay(cluster.ray, entry, watch.require_here)
+
+    servers = [server() for _ in range(bundles.servers)]
     return Gorila(
         task.agent,
         servers,
@@ -75,6 +79,7 @@ def gorila(task: Task, run: RunOptions, cluster: RayCluster | None) -> Gorila:
         rounds=1 if cluster is None else run.actor_rows,
         time_limit=run.actor_time_limit,
         keeps_rows=cluster is None,
+        require=(lambda: None) if watch is None else watch.require,
     )
 
 

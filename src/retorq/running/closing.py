@@ -31,6 +31,12 @@ def reason(signal: str, step: int, total: int, updates: int, seconds: float) -> 
     return f"stopped by {by} at step {step:,} of {total:,}, {worked}; saving"
 
 
+def headless(what: str, saved: bool) -> str:
+    """Why a run ended that has lost Ray, and what is left of it."""
+    left = "what was learned was saved" if saved else "NOT saved, the last checkpoint stands"
+    return f"{what}; {left}. Start the cluster and go on with the run."
+
+
 def lines(score: tuple[float | None, int], checkpoint: Path | None, then: Next, *, done: bool) -> Iterator[str]:
     """What follows the reason: the score, the checkpoint (None: it could not be written), the next command."""
     mean, games = score

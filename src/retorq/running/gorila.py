@@ -48,6 +48,7 @@ class Gorila:
         time_limit: Seconds a turn may take.
         most_restarts: How often one bundle is started anew before the run is given up.
         keeps_rows: Whether checkpoints hold the replays.
+        require: Raises :class:`HeadLost` where bundles could not be started any more; called again and again.
     """
 
     last_batch: Batch | None = None
@@ -64,9 +65,11 @@ class Gorila:
         time_limit: float = 60.0,
         most_restarts: int = 10,
         keeps_rows: bool = True,
+        require: Callable[[], None] = lambda: None,
     ) -> None:
         assert agent.bundles is not None
         self.agent, self.servers, self.start, self.total = agent, servers, start, total
+<<<<<<< HEAD
         self.rounds, self.time_limit, self.most_restarts, self.keeps_rows = (
             rounds,
             time_limit,
@@ -74,6 +77,11 @@ class Gorila:
             keeps_rows,
         )
         self.steps = self.updates = self.replaced = self.environments_replaced = 0
+=======
+        self.rounds, self.time_limit, self.most_restarts = rounds, time_limit, most_restarts
+        self.keeps_rows, self.require = keeps_rows, require
+        self.steps = self.updates = self.replaced = 0
+>>>>>>> fix-heads
         self._restarts = [0] * agent.bundles.count
         self._gone = {"sent": 0, "outlying": 0}  # counts of bundles that were lost
         self._sums: dict[str, float] = {}
@@ -108,12 +116,13 @@ class Gorila:
         """A turn of every bundle that has none under way, and what has been answered.
 
         Raises:
-            Stopped: a parameter server is lost.
+            Stopped: a parameter server is lost, or Ray is (``HeadLost``).
             Diverged: updates keep failing, or a bundle has been started anew too often.
         """
         until = time.monotonic() + PATIENCE
         heard = False
         while not heard and time.monotonic() < until:
+            self.require()
             for number, bundle in enumerate(self._bundles):
                 if bundle.call is None:
                     bundle.call, bundle.since = bundle.peer.ask("play", self.rounds, self.steps), time.monotonic()
@@ -233,14 +242,22 @@ class Gorila:
                 self._hear(number, self._bundles[number])
         return [bundle.peer for bundle in self._bundles]
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    @property
+    def lives(self) -> tuple[int, ...]:
+        """How often each bundle has been started anew: a checkpoint must not mix two lives of one."""
+        return tuple(self._restarts)
+
+    def tensors(self, alone: bool = False) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint must hold as tensors, by part: every server, every bundle, and the weights in one.
+
+        Args:
+            alone: Leave the bundles out, which may be out of reach: those that resume begin empty.
 
         Raises:
             Lost: a server or bundle is gone.
         """
         parts: dict[str, dict[str, Tensor]] = {}
-        for number, peer in enumerate(self._settled()):
+        for number, peer in enumerate([] if alone else self._settled()):
             saved = self._ask(peer, "save")[0]
             parts |= {f"bundle{number}-{name}": as_tensors(part) for name, part in saved.items()}
         servers = [as_tensors(self._ask(server, "state_dict")[0]) for server in self.servers]
@@ -248,12 +265,12 @@ class Gorila:
         weights = {f"online.{name}": value.detach().clone() for name, value in self.agent.network.state_dict().items()}
         return parts | {f"server{number}": tensors for number, tensors in enumerate(servers)} | {"learner": weights}
 
-    def numbers(self) -> dict[str, Any]:
-        """What a checkpoint must hold as plain JSON."""
+    def numbers(self, alone: bool = False) -> dict[str, Any]:
+        """What a checkpoint must hold as plain JSON; ``alone`` as for ``tensors``."""
         return {
             **{name: getattr(self, name) for name in _SAVED},
             "servers": [self._ask(server, "state_dict")[1] for server in self.servers],
-            "bundles": [self._ask(peer, "save")[1] for peer in self._settled()],
+            "bundles": [] if alone else [self._ask(peer, "save")[1] for peer in self._settled()],
             "counts": [[bundle.sent, bundle.outlying] for bundle in self._bundles],
         }
 
@@ -278,17 +295,29 @@ class Gorila:
         *,
         rows: bool,
     ) -> bool:
-        """Put everything back; False if new games had to be begun. Without ``rows`` the replays start empty."""
+        """Put everything back; False if new games had to be begun. Without ``rows`` the replays start empty.
+
+        Bundles that the checkpoint does not hold begin anew, and their counts are those of bundles that were lost.
+        """
         for number, server in enumerate(self.servers):
             self._ask(server, "load", as_bytes(read(f"server{number}")), numbers["servers"][number])
-        exact = True
+        for name in _SAVED:
+            setattr(self, name, numbers[name])
+        exact = bool(numbers["bundles"])
         for number, bundle in enumerate(self._bundles):
+            if not numbers["bundles"]:
+                sent, outlying = numbers["counts"][number]
+                self._gone = {"sent": self._gone["sent"] + sent, "outlying": self._gone["outlying"] + outlying}
+                continue
             prefix = f"bundle{number}-"
             mine = {name.removeprefix(prefix): as_bytes(read(name)) for name in parts if name.startswith(prefix)}
             exact &= self._ask(bundle.peer, "load", mine, numbers["bundles"][number], rows)
             bundle.sent, bundle.outlying = numbers["counts"][number]
+<<<<<<< HEAD
         for name in _SAVED:
             setattr(self, name, numbers.get(name, getattr(self, name)))  # checkpoints of before do not have all
+=======
+>>>>>>> fix-heads
         self.updates = int(self._server(0, "told")["updates"])
         return exact
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from retorq.acting.cluster import address_of
+from retorq.acting.head_watch import watch
 from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.agent import Agent
 from retorq.distributed.peers import Lost
@@ -29,7 +30,7 @@ from retorq.running.plan import Plan, exploration, plan, require_memory, timed
 from retorq.running.shards import require_shards, shards
 from retorq.running.signals import StopSignal
 from retorq.running.trainer import Trainer
-from retorq.types import Diverged, UserError
+from retorq.types import Diverged, HeadLost, Stopped, UserError
 
 RESUMABLE = 75
 """Exit code of a run that was stopped and can go on."""
@@ -227,11 +228,15 @@ def train(
         Diverged: Updates or an environment kept failing; a checkpoint was written, and for updates the batch too
             (``diverged.safetensors``).
         Refused: No checkpoint of this run can be read.
+        Stopped: Ray or a parameter server was lost; ``HeadLost`` says whether a checkpoint was written.
     """
     log = log or Log(folder.path, total=run.steps, period=run.log_every, tensorboard=run.tensorboard)
     with ExitStack() as held:
-        trainer = _trainer(task, run, folder, held)
-        resume(trainer, folder, log)
+        try:
+            trainer = _trainer(task, run, folder, held)
+            resume(trainer, folder, log)
+        except HeadLost as error:
+            raise HeadLost(closing.headless(str(error), False)) from error
         with log, stop if stop is not None else StopSignal(log.notice) as stopping:
             return _loop(trainer, run, folder, log, stopping, then or closing.from_python(folder.path))
 
@@ -239,16 +244,20 @@ def train(
 def _trainer(task: Task, run: RunOptions, folder: RunFolder, held: ExitStack) -> Trainer | Gorila:
     """What trains; ``held`` ends it, and what it runs on."""
     cluster = cluster_for(task, run)
+    watched = None
     if cluster is not None:
         held.callback(cluster.close)
+        if task.agent.bundles is not None or run.replay_shards:
+            watched = watch(cluster)
+            held.callback(watched.close)
     if task.agent.bundles is not None:
-        divided = gorila(task, run, cluster)
+        divided = gorila(task, run, cluster, watched)
         held.callback(divided.close)
         return divided
     playing = actors(task, run, cluster)
     if not callable(playing):
         held.callback(playing.close)
-    holding = shards(task, run, folder, cluster) if cluster is not None and run.replay_shards else None
+    holding = shards(task, run, folder, cluster, watched) if cluster is not None and watched is not None else None
     trainer = Trainer(task.agent, playing, total=run.steps, seed=run.seed, device=run.device, shards=holding)
     held.callback(trainer.close)
     return trainer
@@ -277,15 +286,17 @@ def _loop(
         if isinstance(error, Diverged):
             _dump(trainer, folder.path / "diverged.safetensors")
         # Whatever failed, an environment above all, what was learned up to here is sound.
-        store(trainer, folder, log, run)
+        stored = store(trainer, folder, log, run, True)
+        if isinstance(error, HeadLost):
+            raise HeadLost(closing.headless(str(error), stored)) from error
         raise
     log.end(trainer.steps, trainer.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
     signal = "" if trainer.done else stopping.name
     log.say(closing.reason(signal, trainer.steps, trainer.total, trainer.updates, log.seconds))
-    stored = folder.checkpoints / str(trainer.steps) if store(trainer, folder, log, run) else None
-    for line in closing.lines(log.score, stored, then, done=trainer.done):
+    path = folder.checkpoints / str(trainer.steps) if store(trainer, folder, log, run, True) else None
+    for line in closing.lines(log.score, path, then, done=trainer.done):
         log.say(line)
-    return 0 if trainer.done and stored else RESUMABLE
+    return 0 if trainer.done and path else RESUMABLE
 
 
 def _values(trainer: Trainer | Gorila) -> dict[str, float]:
@@ -299,22 +310,42 @@ def _ratio(trainer: Trainer | Gorila) -> float:
     return round(trainer.updates * trainer.agent.rows_per_update / max(1, learned), 3)
 
 
-def store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions) -> bool:
-    """Write a checkpoint; a full disk is told and survived. Returns whether it was written."""
-    rows = run.save_replay and trainer.keeps_rows
+def store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions, last: bool = False) -> bool:
+    """Write a checkpoint; a full disk is told and survived. Returns whether it was written.
+
+    What runs elsewhere (shards of the replay, bundles) is left out where it is lost for good. ``last``: also where it
+    is lost twice while it is saved; otherwise the next checkpoint will have it.
+    """
+    for _attempt in range(2):
+        try:
+            return _store(trainer, folder, log, run)
+        except (Diverged, Stopped) as error:
+            lost: Exception = error
+            break
+        except (SaveFailed, Lost) as error:
+            lost = error
+            if not last or not isinstance(error.__cause__ if isinstance(error, SaveFailed) else error, Lost):
+                log.say(f"checkpoint not written: {error}")
+                return False
+    log.say(f"the checkpoint leaves out what runs elsewhere: {lost}")
     try:
-        return _store(trainer, folder, log, run, rows)
-    except (SaveFailed, Lost) as error:
+        return _store(trainer, folder, log, run, alone=True)
+    except (SaveFailed, Lost, Stopped) as error:
         log.say(f"checkpoint not written: {error}")
         return False
 
 
-def _store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions, rows: bool) -> bool:
-    parts = {name: Part(tensors=lambda t=tensors: t) for name, tensors in trainer.tensors().items()}  # type: ignore[misc]
+def _store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions, *, alone: bool = False) -> bool:
+    """Write one, of one life of each peer; raises ``SaveFailed`` or ``Lost``, or what starting a peer anew raises."""
+    rows = run.save_replay and trainer.keeps_rows and not alone
+    lives = trainer.lives
+    parts = {name: Part(tensors=lambda t=tensors: t) for name, tensors in trainer.tensors(alone).items()}  # type: ignore[misc]
     if rows:
         for name, (fingerprint, tensors) in trainer.chunks().items():
             parts[name] = Part(tensors=tensors, fingerprint=fingerprint, late=run.replay_shards > 0)
-    state = {"trainer": trainer.numbers(), "log": log.state_dict(), "replay_saved": rows}
+    state = {"trainer": trainer.numbers(alone), "log": log.state_dict(), "replay_saved": rows}
+    if trainer.lives != lives:
+        raise Lost("a peer was lost while it was saved, and its next life holds something else")
     save(folder.checkpoints, trainer.steps, state=state, parts=parts, run=folder.id)
     return True
 

@@ -270,17 +270,27 @@ class Trainer:
         if isinstance(self.replay, ShardedReplay):
             self.replay.close()
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint must hold as tensors, by part; the replay's rows come by ``replay.chunks()``."""
+    @property
+    def lives(self) -> tuple[int, ...]:
+        """Which incarnation of each shard is called now: a checkpoint must not mix two lives of one."""
+        return self.replay.lives if isinstance(self.replay, ShardedReplay) else ()
+
+    def tensors(self, alone: bool = False) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint must hold as tensors, by part; the replay's rows come by ``replay.chunks()``.
+
+        Args:
+            alone: Leave the replay out, whose shards may be out of reach: the checkpoint holds no rows.
+        """
         learner, _ = self.learner.state_dict()
         actor, _ = self.pool.state_dict()
-        index = {name: torch.from_numpy(np.asarray(value)) for name, value in _arrays(self.replay.state_dict()).items()}
+        replay = {} if alone else _arrays(self.replay.state_dict())
+        index = {name: torch.from_numpy(np.asarray(value)) for name, value in replay.items()}
         sums = {f"sum.{name}": value.detach().cpu() for name, value in self.sums.items()}
         return {"learner": learner, "actor": actor, "replay-index": index | sums}
 
-    def numbers(self) -> dict[str, Any]:
-        """What a checkpoint must hold as plain JSON."""
-        replay = self.replay.state_dict()
+    def numbers(self, alone: bool = False) -> dict[str, Any]:
+        """What a checkpoint must hold as plain JSON; ``alone`` as for ``tensors``."""
+        replay = {} if alone else self.replay.state_dict()
         return {
             "credits": self.limiter.credits,
             "refill": self.refill,

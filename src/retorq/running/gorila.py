@@ -69,19 +69,9 @@ class Gorila:
     ) -> None:
         assert agent.bundles is not None
         self.agent, self.servers, self.start, self.total = agent, servers, start, total
-<<<<<<< HEAD
-        self.rounds, self.time_limit, self.most_restarts, self.keeps_rows = (
-            rounds,
-            time_limit,
-            most_restarts,
-            keeps_rows,
-        )
-        self.steps = self.updates = self.replaced = self.environments_replaced = 0
-=======
         self.rounds, self.time_limit, self.most_restarts = rounds, time_limit, most_restarts
         self.keeps_rows, self.require = keeps_rows, require
-        self.steps = self.updates = self.replaced = 0
->>>>>>> fix-heads
+        self.steps = self.updates = self.replaced = self.environments_replaced = 0
         self._restarts = [0] * agent.bundles.count
         self._gone = {"sent": 0, "outlying": 0}  # counts of bundles that were lost
         self._sums: dict[str, float] = {}
@@ -302,7 +292,7 @@ class Gorila:
         for number, server in enumerate(self.servers):
             self._ask(server, "load", as_bytes(read(f"server{number}")), numbers["servers"][number])
         for name in _SAVED:
-            setattr(self, name, numbers[name])
+            setattr(self, name, numbers.get(name, getattr(self, name)))  # checkpoints of before do not have all
         exact = bool(numbers["bundles"])
         for number, bundle in enumerate(self._bundles):
             if not numbers["bundles"]:
@@ -313,11 +303,6 @@ class Gorila:
             mine = {name.removeprefix(prefix): as_bytes(read(name)) for name in parts if name.startswith(prefix)}
             exact &= self._ask(bundle.peer, "load", mine, numbers["bundles"][number], rows)
             bundle.sent, bundle.outlying = numbers["counts"][number]
-<<<<<<< HEAD
-        for name in _SAVED:
-            setattr(self, name, numbers.get(name, getattr(self, name)))  # checkpoints of before do not have all
-=======
->>>>>>> fix-heads
         self.updates = int(self._server(0, "told")["updates"])
         return exact
 

@@ -117,7 +117,7 @@ AIMS = (
     Aim(
         "real time: 99th percentile from observation to action, 4 actors, the learner busy with one thread",
         "real_time.csv",
-        {"actors": "4", "learner": "flat out"},
+        {"actors": "4", "learner": "flat out", "threads": "1"},
         "p99_ms",
         20.0,
         True,

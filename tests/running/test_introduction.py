@@ -5,6 +5,7 @@ from tests.small import command, flags
 
 from retorq import api
 from retorq.envs.options import EnvOptions
+from retorq.running import train
 from retorq.running.train import RunOptions, introduce
 
 SMALL = {"hidden_size": 8, "batch_size": 2, "replay_size": 400, "warmup": 50, "num_envs": 2, "stack": 4}
@@ -60,3 +61,21 @@ def test_the_preset_that_small_images_lead_to_is_named():
     code, out, err = command("train", "ALE/Pong-v5", "--env.frame-size", "20", "--dry-run", "--replay-size", "5000")
     assert (code, err) == (0, "")
     assert told(out.splitlines())["preset"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("options", "threads"),
+    [
+        ({}, None),  # as it was: PyTorch's own
+        ({"pool": "process", "actors": 2}, None),
+        ({"pool": "process", "actors": 2, "hz": 15.0}, 3),
+        ({"pool": "process", "actors": 2, "hz": 15.0, "threads": 4}, 4),
+        ({"threads": 2}, 2),
+    ],
+)
+def test_actors_that_play_by_the_clock_have_a_core_left(monkeypatch, options, threads):
+    asked = []
+    monkeypatch.setattr(train, "cores", lambda: 4)
+    monkeypatch.setattr(train.torch, "set_num_threads", asked.append)
+    train.prepare(RunOptions(steps=1, **options))
+    assert asked == ([] if threads is None else [threads])

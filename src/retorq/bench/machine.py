@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ import torch
 
 from retorq.bench.table import Cell, Row, rounded
 from retorq.nn.products import mm
+from retorq.running.plan import cores
 from retorq.running.train import RunOptions, prepare
 
 
@@ -61,11 +61,6 @@ def processor() -> str:
     if "model name" not in known:
         return platform.processor() or platform.machine()
     return f"{known['model name']} (family {known.get('cpu family', '?')} model {known.get('model', '?')})"
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -22,7 +22,7 @@ OF_RUNS = {
     "steps": "agent steps of the whole run, all environments together",
     "seed": "one seed for everything that is random",
     "device": "where to learn: cpu, cuda or cuda:N",
-    "threads": "CPU threads of the learner; 0: as many as there are cores",
+    "threads": "CPU threads of the learner; 0: as many as there are cores, one less with hz",
     "log_every": "agent steps between rows of metrics.jsonl; None: 200 rows a run",
     "checkpoint_seconds": "seconds between checkpoints; one is always written at the end",
     "save_replay": "keep the replay in checkpoints, so that a run goes on exactly",
@@ -194,7 +194,7 @@ class _Resume:
     device: str = "cpu"
     """Where to learn: cpu, cuda or cuda:N."""
     threads: int = 0
-    """CPU threads of the learner; 0: as many as there are cores."""
+    """CPU threads of the learner; 0: as many as there are cores, one less with --hz."""
     checkpoint_seconds: float = 600.0
     """Seconds between checkpoints; one is always written at the end."""
     save_replay: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ from retorq.types import Batch, Inputs, Refused, Trajectory
 PROCESS_BYTES = 600_000_000  # Python, torch and the emulators, measured on Linux; see benchmarks/memory.py
 WORKING = 3.2  # what an update takes at its height, over what it keeps for its backward pass; measured likewise
 ACTOR_BYTES = 250_000_000  # of an actor in a process of its own; see benchmarks/scaling.py
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)

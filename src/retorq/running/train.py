@@ -26,7 +26,7 @@ from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
 from retorq.running.folder import RunFolder
 from retorq.running.gorila import Gorila
 from retorq.running.log import Log
-from retorq.running.plan import Plan, exploration, plan, require_memory, timed
+from retorq.running.plan import Plan, cores, exploration, plan, require_memory, timed
 from retorq.running.shards import require_shards, shards
 from retorq.running.signals import StopSignal
 from retorq.running.trainer import Trainer
@@ -46,7 +46,8 @@ class RunOptions:
         steps: Agent steps, all environments together.
         seed: One seed for everything.
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads for the learner; 0: as many as there are cores.
+        threads: CPU threads for the learner; 0: as many as there are cores, one less where actors play by the
+            clock (``hz``).
         log_every: Agent steps between rows of metrics.jsonl.
         checkpoint_seconds: Seconds between checkpoints; one is also written at the end and when stopped.
         save_replay: Keep the replay in checkpoints; without it a resume refills it first, and is not exact.
@@ -182,6 +183,8 @@ def prepare(run: RunOptions) -> None:
     keep_freed_memory()
     if run.threads:
         torch.set_num_threads(run.threads)
+    elif run.hz > 0:
+        torch.set_num_threads(max(1, cores() - 1))  # an actor keeps the beat only where a core is free for it
     if run.device.startswith("cuda"):
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

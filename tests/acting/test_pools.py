@@ -117,7 +117,7 @@ def shared_files():
     return sum("memfd:retorq" in link for link in links)
 
 
-def gathered(pool, rows, columns=COLUMNS, limit=30.0, until=None):
+def gathered(pool, rows, columns=COLUMNS, limit=120.0, until=None):
     """Every column's rows as (game, step, first, last, action, reward) until each has ``rows``, and what was told."""
     streams = [[] for _ in range(columns)]
     end = time.monotonic() + limit
@@ -200,7 +200,7 @@ def test_new_weights_reach_every_actor_and_old_rows_are_bounded(make):
     if make.name == "local":
         assert pool.actor.network.weight[0] == 7
         return
-    seen, end = [0] * ACTORS, time.monotonic() + 30.0
+    seen, end = [0] * ACTORS, time.monotonic() + 120.0
     while pool.versions != [7] * ACTORS:
         assert time.monotonic() < end
         before = list(pool.versions)

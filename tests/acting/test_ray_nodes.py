@@ -131,7 +131,7 @@ def test_a_message_looks_for_the_newest_weights_when_it_is_begun(pool_of, tmp_pa
     network.weight.data.fill_(7.0)
     pool.publish(network, 7)
     [held] = pool._actors
-    end = time.monotonic() + 60.0
+    end = time.monotonic() + 120.0
     while held.offer is not None:
         assert time.monotonic() < end
         assert pool.receive() == []
@@ -171,6 +171,9 @@ def test_a_store_that_is_too_small_is_refused(two):
     network = elsewhere.Weighted(size=20_000_000)
     with pytest.raises(UserError, match=r"host 127.0.0.1 has 120 MiB, .* needs (\d+) MiB; start it again with --store"):
         RayPool(recipes(), network, bytes_per_row=1_600, cluster=two[1], shared=True)
+    small = elsewhere.Weighted()
+    with pytest.raises(UserError, match="start it again with --store"):  # batches of shards need room too
+        RayPool(recipes(), small, bytes_per_row=1_600, cluster=two[1], shared=True, beside=STORE)
 
 
 def test_offers_are_never_more_than_one_ahead(pool_of):

@@ -62,6 +62,7 @@ class RayPool(Supervised):
         most_restarts: How often one actor is started anew before the run is given up.
         cluster: Where to run; unset: Ray is started on this host.
         shared: Whether ``close`` leaves the cluster to others.
+        beside: Bytes of the object store that the run needs for something else.
 
     Raises:
         UserError: Ray cannot be started, or a host's object store is too small.
@@ -78,6 +79,7 @@ class RayPool(Supervised):
         most_restarts: int = 10,
         cluster: RayCluster | None = None,
         shared: bool = False,
+        beside: int = 0,
     ) -> None:
         super().__init__(recipes, seed=seed, time_limit=time_limit, most_restarts=most_restarts)
         self._shared = shared
@@ -93,7 +95,7 @@ class RayPool(Supervised):
         self._edition = 0
         self._looked = time.monotonic()
         try:
-            _require_store(hosts(self._ray), store)
+            _require_store(hosts(self._ray), store + beside)
             here = self._ray.get_runtime_context().get_node_id()
             self._watch = HeadWatch(self._cluster.head, lambda: hosts(self._ray), here, self._let_go)
         except BaseException:

@@ -65,10 +65,14 @@ def cluster_for(task: Task, run: RunOptions) -> RayCluster | None:
         return JoinedRay(run.cluster, Path(run.cluster_token))
     from retorq.acting.ray_pool import store_bytes
 
-    agent = task.agent
-    messages = store_bytes(recipes(task, run), agent.network, row_bytes(agent))
+    messages = store_bytes(recipes(task, run), task.agent.network, row_bytes(task.agent))
+    return LocalRay(store=messages + batches_bytes(task.agent, run))
+
+
+def batches_bytes(agent: Agent, run: RunOptions) -> int:
+    """Room that the object store needs for the batches that shards of the replay have under way; 0 without shards."""
     batch = int(agent.layout.bytes_per_row() + 128) * agent.stack * agent.window.rows * agent.batch_size
-    return LocalRay(store=messages + (AHEAD + 2) * batch * (run.replay_shards > 0))
+    return (AHEAD + 2) * batch * (run.replay_shards > 0)
 
 
 def actors(task: Task, run: RunOptions, cluster: RayCluster | None = None) -> VectorEnv | PoolMaker:
@@ -91,6 +95,7 @@ def actors(task: Task, run: RunOptions, cluster: RayCluster | None = None) -> Ve
             time_limit=run.actor_time_limit,
             cluster=cluster,
             shared=cluster is not None,
+            beside=batches_bytes(task.agent, run),
         )
 
     return pool

@@ -30,7 +30,7 @@ from benchmarks import peer_common as common  # noqa: E402
 from benchmarks.against_sb3 import peers_python  # noqa: E402
 from benchmarks.peer_common import SETTLE, Clock, Plan, Turn  # noqa: E402
 from benchmarks.peer_sides import SIDES  # noqa: E402
-from benchmarks.rows import made_by, put, read, write  # noqa: E402
+from benchmarks.rows import made_by, numbers, put, read, write  # noqa: E402
 
 PAIRS = {  # ours: the others it is held against
     "retorq_dqn": ("sb3_dqn",),
@@ -250,8 +250,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def turns_of(file: Path) -> list[dict[str, Any]]:
     """Turns from their csv, numbers as numbers."""
-    texts = ("measurement", "task", "side", "torch", "version", "commit", "machine")
-    return [{k: v if k in texts else float(v) if v else None for k, v in turn.items()} for turn in read(file)]
+    return numbers(file, ("measurement", "task", "side", "torch", "version", "commit", "machine"))
 
 
 def measured(what: str, task: str, asked: argparse.Namespace, threads: int, file: Path) -> None:

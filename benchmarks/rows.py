@@ -18,6 +18,11 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def numbers(path: Path, texts: Iterable[str]) -> list[dict[str, Any]]:
+    """All rows of a csv: numbers, and None for an empty cell, in all columns but ``texts``."""
+    return [{k: v if k in texts else float(v) if v else None for k, v in row.items()} for row in read(path)]
+
+
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write a csv anew: columns in the order in which they first appear, empty cells where a row has none."""
     names = dict.fromkeys(name for row in rows for name in row)

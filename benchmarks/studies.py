@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.rows import made_by, put, read, write
+from benchmarks.rows import made_by, numbers, put, read, write
 
 from retorq.study.design import Job, Study, jobs
 from retorq.study.results import discrepancies, scores, statistics_table
@@ -26,11 +25,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 TEXTS = ("study", "task", "environment", "variant", "start", "commit", "machine")
 
 
-def numbers(file: Path) -> list[dict[str, Any]]:
-    """Rows of a csv, with numbers where it has any."""
-    return [{k: v if k in TEXTS else float(v) if v else None for k, v in row.items()} for row in read(file)]
-
-
 def keep(study: Study, done: Sequence[Job], results: Path, by: dict[str, str]) -> None:
     """Put the rows of runs that are done into the csv files, and make the table of statistics anew."""
     order = {"task": [task.name for task in study.tasks], "variant": [v.name for v in study.variants]}
@@ -39,7 +33,7 @@ def keep(study: Study, done: Sequence[Job], results: Path, by: dict[str, str]) -
     if found := discrepancies(done):
         key = ("task", "variant", "seed", "start", "burn_in")
         put(of_starts, [row | by for row in found], key, order | {"start": ("zero", "stored")})
-    rows = [row | {"seed": int(row["seed"])} for row in numbers(of_runs)]
+    rows = [row | {"seed": int(row["seed"])} for row in numbers(of_runs, TEXTS)]
     tasks = [task for task in study.tasks if any(row["task"] == task.name for row in rows)]
     if rows:
         table = statistics_table(rows, tasks, order["variant"], study.reference)

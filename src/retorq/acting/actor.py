@@ -157,7 +157,7 @@ class Actor:
         reward = np.where(live, step.reward, 0).astype(np.float32)
         row = Trajectory(
             inputs=self._row(self.observation),
-            action=_kept(live, action)[None],
+            action=kept(live, action)[None],
             reward=reward[None],
             terminated=(step.terminated & live)[None],
             truncated=((step.truncated & live) | broken)[None],
@@ -177,7 +177,7 @@ class Actor:
         self._begin(begun)
         now["first"] = begun | (step.terminated & live & ~step.ended)
         now["last"] = ended if step.final is None else np.zeros(n, bool)
-        now["previous_action"] = _kept(~now["first"], now["previous_action"])
+        now["previous_action"] = kept(~now["first"], now["previous_action"])
         now["previous_reward"] = np.where(now["first"], 0, now["previous_reward"]).astype(np.float32)
         self._clear(now["first"])
         self._see(step.observation, begun)
@@ -200,7 +200,7 @@ class Actor:
     def _advance(self, action: np.ndarray, reward: np.ndarray, live: np.ndarray) -> None:
         now = self._now
         now["elapsed"] = now["elapsed"] + live.astype(np.int32)
-        now["previous_action"] = _kept(live, action)
+        now["previous_action"] = kept(live, action)
         now["previous_reward"] = reward
 
     def _count(self, ended: np.ndarray, cut: np.ndarray) -> None:
@@ -306,9 +306,9 @@ class Actor:
         return bool(environment) or not self._now
 
 
-def _kept(where: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """Actions ``[B]`` or ``[B, A]`` in the columns named by ``where [B]``, zeros in the others."""
-    return np.where(where.reshape(-1, *[1] * (action.ndim - 1)), action, np.zeros_like(action))
+def kept(where: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """Actions ``[..., B]`` or ``[..., B, A]`` where ``where [..., B]`` is true, zeros elsewhere."""
+    return np.where(where.reshape(*where.shape, *[1] * (action.ndim - where.ndim)), action, np.zeros_like(action))
 
 
 _INPUT_FIELDS = ("previous_action", "previous_reward", "elapsed", "first")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retorq.acting.actor import Chunk
+from retorq.acting.actor import Chunk, kept
 from retorq.types import Episode, Inputs, Trajectory
 
 ALIGNED = 64  # bytes; every array begins at a multiple
@@ -224,7 +224,7 @@ class Streams:
         last = np.asarray(rows.last, bool)
         ended = replace(
             rows,
-            action=np.where(last.reshape(*last.shape, *[1] * (np.ndim(rows.action) - 2)), rows.action, 0),
+            action=kept(last, np.asarray(rows.action)),
             reward=np.where(last, rows.reward, 0).astype(np.float32),
             terminated=np.asarray(rows.terminated, bool) & last,
             truncated=np.asarray(rows.truncated, bool) | ~last,

@@ -2,6 +2,10 @@
 
 import contextlib
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -135,3 +139,14 @@ class Rule(torch.nn.Module):
 
     def preferences(self, features, samples=None, generator=None):
         return self.head(features, samples, generator).mean()
+
+
+def program(*words):
+    """Retorq in a process of its own, from this source, its two streams as one text."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "retorq.cli", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"},
+    )

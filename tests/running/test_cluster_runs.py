@@ -2,19 +2,15 @@
 
 import importlib.util
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import psutil
 import pytest
 from tests.acting.nodes import Nodes
+from tests.small import program
 
-SOURCE = Path(__file__).parents[2] / "src"
 pytestmark = [pytest.mark.slow]
 LIMIT = 240.0
 
@@ -42,13 +38,7 @@ def learner(run, nodes, steps):
         "--checkpoint-seconds", 3,
         "--cluster", nodes.cluster.address, "--cluster-token", nodes.token,
     ]  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-m", "retorq.cli", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
-    )
+    return program(*words)
 
 
 def saved(run):

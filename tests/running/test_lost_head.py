@@ -1,16 +1,12 @@
 """Runs that lose Ray's head, or all of Ray on this host: what is saved, what is said, and how they go on."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from tests.distributed.mortal import Mortal
-from tests.small import SETTINGS
+from tests.small import SETTINGS, program
 
 from retorq import api
 from retorq.distributed.sharded import ShardedReplay
@@ -22,7 +18,6 @@ from retorq.running.shards import entry, snapshot
 from retorq.running.trainer import Trainer
 from retorq.types import Diverged, HeadLost
 
-SOURCE = Path(__file__).parents[2] / "src"
 RAY = importlib.util.find_spec("ray") is not None  # not to be imported before its settings are made
 LIMIT = 120.0
 OVER_TWO = training.RunOptions(steps=1, pool="ray", actors=1, replay_shards=2)
@@ -150,13 +145,7 @@ def run(folder, agent, steps):
     """The same command each time."""
     words = ["train", "catch", "--preset", "toy", "--steps", steps, "--run", folder, "--threads", 1, "--log-every", 100]
     words += ["--pool", "ray", "--actors", 2, "--actor-rows", 5, *agent]
-    return subprocess.Popen(
-        [sys.executable, "-m", "retorq.cli", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
-    )
+    return program(*words)
 
 
 def until_it_learns(program, folder):

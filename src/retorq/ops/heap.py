@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Have freed memory reused rather than given back to the system, for the rest of this process.
 
     glibc maps every large block anew and unmaps it when it is freed, and the system clears each of its pages again. An
-    update of a learner frees all it has allocated, so this was up to half of its time (docs/benchmarks.md). The process
+    update of a learner frees all it has allocated, so this happens in every one (docs/benchmarks.md). The process
     then keeps the most memory it ever used at once.
 
     Returns:

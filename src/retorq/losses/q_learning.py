@@ -50,10 +50,12 @@ class QLearning:
 
         Metrics are those of :func:`retorq.losses.outputs.regressed`.
         """
-        rows = batch.trajectory.map(lambda a: a[self.burn_in :])
-        discount = self.gamma * (~rows.terminated).float()
+        rows = batch.trajectory
+        told = (rows.action, rows.reward, rows.terminated, rows.last)
+        action, reward, terminated, last = (x[self.burn_in :] for x in told)
+        discount = self.gamma * (~terminated).float()
         reward, remaining, index = (
-            x[: self.length] for x in n_step(clip_reward(rows.reward, self.clip), discount, rows.last, self.n)
+            x[: self.length] for x in n_step(clip_reward(reward, self.clip), discount, last, self.n)
         )
         unroll = self._sequences if online.recurrent else self._transitions
         learned, ahead, ahead_target, state = unroll(online, target, batch, index, generator)
@@ -67,7 +69,7 @@ class QLearning:
                 own = target.sampled
                 chooser = target.head(ahead_target, self.action_samples, generator) if own else bootstrap
             goal = bootstrap.bellman(greedy(chooser), reward, remaining, self.rescale)
-        action, last = rows.action[: self.length], rows.last[: self.length]
+        action, last = action[: self.length], last[: self.length]
         mask = ~last if not self.within else last.cumsum(0) == 0
         carried = state if self.carry else {}
         return regressed(online, values, action, goal, mask, kappa=self.kappa, error=self.error, state=carried)
@@ -141,11 +143,14 @@ class QLearning:
         self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None
     ) -> tuple[Features, Features, Features, Tree]:
         """Without memory only two rows of a window matter: the first and the one to bootstrap from."""
-        width = index.shape[1]
-        place = index[0] * width + torch.arange(width, device=index.device)
         inputs = batch.trajectory.inputs
         learned, _ = online.unroll(inputs.map(lambda a: a[:1]), {}, generator)
-        following = inputs.map(lambda a: a.flatten(0, 1).index_select(0, place).unsqueeze(0))
+        if self.n == 1:  # the one row that follows; where the first is a game's last, it is masked anyway
+            following = inputs.map(lambda a: a[1:])
+        else:
+            width = index.shape[1]
+            place = index[0] * width + torch.arange(width, device=index.device)
+            following = inputs.map(lambda a: a.flatten(0, 1).index_select(0, place).unsqueeze(0))
         with torch.no_grad():
             theirs, _ = target.unroll(following, {}, generator)
             ahead = online.unroll(following, {}, generator)[0] if self.double else theirs

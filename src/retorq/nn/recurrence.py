@@ -39,17 +39,19 @@ class Recurrence(torch.autograd.Function):
         activations = gates.to(exact, copy=True)
         outputs, cells, squashed = (gates.new_empty(rows, columns, size, dtype=exact) for _ in range(3))
         h_before = gates.new_empty(rows, columns, size, dtype=products)
-        for t in range(rows):
-            h_before[t] = h * keep[t]
-            torch.mul(c, keep[t], out=cells[t])
-            a = activations[t]
-            a.add_(mm(h_before[t], transposed))
-            a[:, : 3 * size].sigmoid_()
-            a[:, 3 * size :].tanh_()
-            i, f, o, g = a.split(size, dim=1)
-            c = torch.addcmul(f * cells[t], i, g)
-            torch.tanh(c, out=squashed[t])
-            h = torch.mul(o, squashed[t], out=outputs[t])
+        # Every row's views are made before the loop: within, they would take as long as the arithmetic of small sizes.
+        i, f, o, g = (gate.unbind(0) for gate in activations.split(size, dim=2))
+        sigmoids = activations[..., : 3 * size].unbind(0)
+        every = (activations, keep, h_before, cells, squashed, outputs)
+        for t, (a, k, before, cell, squash, out) in enumerate(zip(*(x.unbind(0) for x in every), strict=True)):
+            torch.mul(h, k, out=before)
+            torch.mul(c, k, out=cell)
+            a.add_(mm(before, transposed))
+            sigmoids[t].sigmoid_()
+            g[t].tanh_()
+            c = torch.addcmul(f[t] * cell, i[t], g[t])
+            torch.tanh(c, out=squash)
+            h = torch.mul(o[t], squash, out=out)
         ctx.save_for_backward(weight, activations, cells, squashed, h_before, keep)
         return outputs, outputs[-1].clone(), c
 
@@ -67,18 +69,21 @@ class Recurrence(torch.autograd.Function):
         # d(gate pre-activation) = slope * factor * (dc, dc, dh, dc)
         factor = slope * torch.cat([g, cells, squashed, i], dim=2)
         through = o * (1 - squashed * squashed)
+        through, keep_c = through.unbind(0), (f * keep).unbind(0)
         d_gates = activations.new_empty(rows, columns, 4 * size, dtype=products)
+        # Input, forget and cell gates lie on the way to the cell state, the output gate on that to the output.
+        ways = [
+            list(zip(part.unbind(0), into.unbind(0), strict=True))
+            for part, into in zip(factor.split(size, 2), d_gates.split(size, 2), strict=True)
+        ]
         for t in range(rows - 1, -1, -1):
             d_h = d_h + d_outputs[t]
             d_c = torch.addcmul(d_c, d_h, through[t])
-            torch.mul(
-                factor[t].unflatten(1, (4, size)),
-                torch.stack([d_c, d_c, d_h, d_c], dim=1),
-                out=(step := torch.empty_like(factor[t].unflatten(1, (4, size)))),
-            )
-            d_gates[t] = step.flatten(1)
+            for gate, d_state in enumerate((d_c, d_c, d_h, d_c)):
+                part, into = ways[gate][t]
+                torch.mul(part, d_state, out=into)
             d_h = mm(d_gates[t], w).to(cells.dtype) * keep[t]
-            d_c = d_c * f[t] * keep[t]
+            d_c = d_c * keep_c[t]
         d_weight = None
         if ctx.needs_input_grad[1]:
             d_weight = mm(d_gates.flatten(0, 1).t(), h_before.flatten(0, 1)).to(weight.dtype)

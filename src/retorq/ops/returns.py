@@ -45,9 +45,10 @@ def n_step(reward: Tensor, discount: Tensor, last: Tensor, n: int) -> tuple[Tens
     rows = reward.shape[0]
     row = torch.arange(rows, device=reward.device).reshape(-1, *[1] * (reward.dim() - 1)).expand(reward.shape)
     stop = last | (row == rows - 1)
-    total, product, index = torch.zeros_like(reward), torch.ones_like(reward), row
+    # No transition, or the first one alone.
+    total, product, index = torch.where(stop, 0, reward), torch.where(stop, 1, discount), row + ~stop
     # One transition more per turn: R_k[t] = r[t] + d[t] R_{k-1}[t+1]. The roll brings row 0 to T-1, which always stops.
-    for _ in range(min(n, rows - 1)):
+    for _ in range(min(n, rows - 1) - 1):
         total = torch.where(stop, 0, reward + discount * total.roll(-1, 0))
         product = torch.where(stop, 1, discount * product.roll(-1, 0))
         index = torch.where(stop, row, index.roll(-1, 0))

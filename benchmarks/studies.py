@@ -1,43 +1,89 @@
 """A study whose rows outlive its run folders: what is in benchmarks/results is not run again.
 
 ``retorq study NAME`` needs its run folders to know what is done. Here the csv files do: after every run its rows are
-put into NAME-scores.csv (and NAME-delta_q.csv), and NAME-table.csv is made anew from all of them.
+put into NAME-scores.csv and NAME-curves.csv (and NAME-delta_q.csv), and NAME-table.csv is made anew from all of them.
+``--draw`` makes pictures and tables for docs/studies from these files alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.rows import made_by, numbers, put, read, write
 
-from retorq.study.design import Job, Study, jobs
-from retorq.study.results import discrepancies, scores, statistics_table
+from retorq.study.design import Job, Study, Task, jobs
+from retorq.study.page import text_tables
+from retorq.study.pictures import pictures
+from retorq.study.results import Told, statistics_table, told
 from retorq.study.studies import STUDIES
 from retorq.study.work import check, work
 from retorq.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PICTURES = ROOT / "docs" / "pictures"
+KEYS = {
+    "scores": ("task", "variant", "seed"),
+    "curves": ("task", "variant", "seed", "step"),
+    "delta_q": ("task", "variant", "seed", "start", "burn_in"),
+}
 TEXTS = ("study", "task", "environment", "variant", "start", "commit", "machine")
 
 
 def keep(study: Study, done: Sequence[Job], results: Path, by: dict[str, str]) -> None:
     """Put the rows of runs that are done into the csv files, and make the table of statistics anew."""
-    order = {"task": [task.name for task in study.tasks], "variant": [v.name for v in study.variants]}
-    of_runs, of_starts = results / f"{study.name}-scores.csv", results / f"{study.name}-delta_q.csv"
-    put(of_runs, [row | by for row in scores(study.name, done)], ("task", "variant", "seed"), order)
-    if found := discrepancies(done):
-        key = ("task", "variant", "seed", "start", "burn_in")
-        put(of_starts, [row | by for row in found], key, order | {"start": ("zero", "stored")})
-    rows = [row | {"seed": int(row["seed"])} for row in numbers(of_runs, TEXTS)]
-    tasks = [task for task in study.tasks if any(row["task"] == task.name for row in rows)]
-    if rows:
-        table = statistics_table(rows, tasks, order["variant"], study.reference)
+    order: dict[str, Sequence[str]] = {
+        "task": [task.name for task in study.tasks],
+        "variant": [v.name for v in study.variants],
+        "start": ("zero", "stored"),
+    }
+    found = told(study.name, done)
+    rows = {
+        "scores": [row | by for row in found.scores],
+        "curves": found.curves,
+        "delta_q": [row | by for row in found.discrepancies],
+    }
+    for kind, key in KEYS.items():
+        if rows[kind]:
+            names = {name: values for name, values in order.items() if name in key}
+            put(results / f"{study.name}-{kind}.csv", rows[kind], key, names)
+    if table := statistics(study, kept(study, results)):
         write(results / f"{study.name}-table.csv", table)
+
+
+def kept(study: Study, results: Path) -> Told:
+    """What the csv files hold."""
+    rows = {
+        kind: [row | {"seed": int(row["seed"])} for row in numbers(results / f"{study.name}-{kind}.csv", TEXTS)]
+        for kind in KEYS
+    }
+    return Told(scores=rows["scores"], curves=rows["curves"], discrepancies=rows["delta_q"])
+
+
+def tasks_of(study: Study, found: Told) -> list[Task]:
+    """The tasks that have runs."""
+    return [task for task in study.tasks if any(row["task"] == task.name for row in found.scores)]
+
+
+def statistics(study: Study, found: Told) -> list[Mapping[str, Any]]:
+    """The table of statistics."""
+    names = [variant.name for variant in study.variants]
+    return [*statistics_table(found.scores, tasks_of(study, found), names, study.reference)]
+
+
+def show(study: Study, results: Path, folder: Path) -> None:
+    """Draw what the csv files hold into ``folder``, and print their tables in Markdown."""
+    found = kept(study, results)
+    table = statistics(study, found)
+    drawn = pictures(found, table, tasks_of(study, found), [variant.name for variant in study.variants])
+    for name, text in drawn.items():
+        (folder / f"{study.name}-{name}.svg").write_text(text)
+    print(text_tables(table, found), end="")
 
 
 def run(name: str, words: Sequence[str]) -> int:
@@ -51,7 +97,11 @@ def run(name: str, words: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, help="per run, instead of each task's: shows that all of it runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the csv files")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "studies" / name, help="folder of the runs")
+    parser.add_argument("--draw", action="store_true", help="pictures into docs/pictures and tables; nothing is run")
     asked = parser.parse_args(words)
+    if asked.draw:
+        show(study, asked.results, PICTURES)
+        return 0
     if asked.steps is not None and asked.results == RESULTS:
         parser.error(
             "runs of other lengths do not belong into benchmarks/results; name other folders (--results, --out)"
@@ -60,9 +110,13 @@ def run(name: str, words: Sequence[str]) -> int:
     tasks = [task for task in study.tasks if asked.tasks is None or task.name in asked.tasks]
     if asked.steps is not None:
         tasks = [replace(task, steps=asked.steps) for task in tasks]
-    there = {(row["task"], row["variant"], row["seed"]) for row in read(results / f"{name}-scores.csv")}
-    every = jobs(tasks, study.variants, asked.seeds, asked.out)
-    todo = [job for job in every if (job.task.name, job.variant, str(job.seed)) not in there]
+    scored, curved = (
+        {(row["task"], row["variant"], row["seed"]) for row in read(results / f"{name}-{kind}.csv")}
+        for kind in ("scores", "curves")
+    )
+    every = {(j.task.name, j.variant, str(j.seed)): j for j in jobs(tasks, study.variants, asked.seeds, asked.out)}
+    todo = [job for key, job in every.items() if key not in scored]
+    todo += [job for key, job in every.items() if key in scored - curved]  # runs from before curves were kept
     try:
         check(todo)
 

@@ -57,3 +57,27 @@ def test_shorter_runs_stay_out_of_the_results(capsys):
     with pytest.raises(SystemExit, match="2"):
         studies.run("state-refresh", ["--steps", "100"])
     assert "do not belong into benchmarks/results" in capsys.readouterr().err
+
+
+def test_runs_whose_curves_were_not_kept_come_last(command, tmp_path):
+    assert command(1) == ["recall 10, never, seed 0"]
+    (tmp_path / "csv" / "state-refresh-curves.csv").unlink()
+    assert command(5, "--workers", "2") == ["recall 10, refresh 1, seed 0", "recall 10, never, seed 0"]
+    curves = read(tmp_path / "csv" / "state-refresh-curves.csv")
+    assert {row["variant"] for row in curves} == {"never", "refresh 1"}
+    assert max(int(row["step"]) for row in curves) >= 1400
+
+
+def test_pictures_and_tables_come_from_the_csv_files_alone(command, tmp_path, monkeypatch, capsys):
+    command(2)
+    monkeypatch.setattr(studies, "PICTURES", tmp_path)
+    capsys.readouterr()
+    nothing = tmp_path / "nothing"
+    assert studies.run("state-refresh", ["--draw", "--results", str(tmp_path / "csv"), "--out", str(nothing)]) == 0
+    assert {path.name for path in tmp_path.glob("*.svg")} >= {
+        f"state-refresh-{name}-recall-10.svg" for name in ("curves", "bars-final", "bars-average")
+    }
+    printed = capsys.readouterr().out
+    assert "**final weights, recall 10**" in printed
+    assert "Delta-Q after training" in printed
+    assert not nothing.exists()

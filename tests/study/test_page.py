@@ -8,6 +8,7 @@ import pytest
 
 from retorq.study import bars, results
 from retorq.study.page import csv_text, markdown, write
+from retorq.study.pictures import pictures
 from retorq.study.work import DELTA_Q
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -64,15 +65,15 @@ def test_delta_q_is_averaged_over_seeds(small, pretended):
 
 
 def test_everything_is_written_and_well_formed(small, pretended, tmp_path):
-    (pretended[0].path / DELTA_Q).write_text(
-        json.dumps([{"start": "zero", "burn_in": 0, "initial": 0.1, "final": None}])
-    )
+    for burn_in_rows, job in (([0], pretended[0]), ([0, 2], pretended[3])):  # recall 3, and the maze with two lengths
+        rows = [{"start": "zero", "burn_in": rows, "initial": 0.1, "final": 0.5 - 0.1 * rows} for rows in burn_in_rows]
+        (job.path / DELTA_Q).write_text(json.dumps(rows))
     out = tmp_path / "out"
     written = {path.name for path in write(small, pretended, out, resamples=20)}
     pictures = {
         f"{kind}-{task}.svg" for kind in ("bars-final", "bars-average", "curves") for task in ("recall-3", "maze")
-    }
-    assert written == {"scores.csv", "table.csv", "delta_q.csv", "tables.md", "index.html"} | pictures
+    } | {"delta_q-zero-maze.svg"}
+    assert written == {"scores.csv", "curves.csv", "table.csv", "delta_q.csv", "tables.md", "index.html"} | pictures
     for name in pictures:
         assert ET.parse(out / name).getroot().tag == f"{SVG}svg"
     with (out / "scores.csv").open() as file:
@@ -82,6 +83,41 @@ def test_everything_is_written_and_well_formed(small, pretended, tmp_path):
         assert text in page
         assert text in (out / "tables.md").read_text() or text == "stored+burn_in"
     assert page.count("<svg") == len(pictures)
+
+
+def test_curves_are_those_of_the_folders_thinned(small, pretended):
+    long = [float(i) for i in range(90)]
+    (pretended[0].path / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": 10 * i, "score_mean": y}) + "\n" for i, y in enumerate(long))
+    )
+    rows = results.curves(pretended)
+    first = [row for row in rows if (row["task"], row["variant"], row["seed"]) == ("recall 3", "zero", 0)]
+    assert [row["step"] for row in first] == [10 * i for i in range(2, 90, 3)]  # the last of every three
+    assert [row["score"] for row in first] == [float(i) for i in range(1, 90, 3)]  # and their mean
+    assert {row["seed"] for row in rows} == {0, 1}
+    other = [(row["step"], row["score"]) for row in rows if (row["task"], row["seed"]) == ("maze", 1)]
+    assert other[:3] == [(0, 0.0), (100, 1.0), (200, 2.0)]
+
+
+def test_a_curve_is_the_mean_of_its_seeds_and_one_seed_stands_alone(small):
+    def curve(seed, *scores):
+        return [
+            {"task": "maze", "variant": "stored", "seed": seed, "step": 100 * i, "score": y}
+            for i, y in enumerate(scores)
+        ]
+
+    def middle(*curves):
+        """Heights of the drawn line at the middle of the x axis, and the band's."""
+        found = results.Told(scores=[], curves=[row for rows in curves for row in rows])
+        text = pictures(found, [], small.tasks, ["zero", "stored"])["curves-maze"]
+        paths = [p.attrib for p in ET.fromstring(text).iter(f"{SVG}path") if "M20 54" not in p.attrib.get("d", "")]
+        return [p for p in paths if "line" in p.get("class", "")], [p for p in paths if "band" in p.get("class", "")]
+
+    lines, bands = middle(curve(0, 0.0, 1.0, 2.0))
+    assert (len(lines), len(bands)) == (1, 0)
+    lines, bands = middle(curve(0, 0.0, 1.0, 2.0), curve(1, 2.0, 3.0, 4.0))
+    assert (len(lines), len(bands)) == (1, 1)
+    assert "s1" in lines[0]["class"]  # the second variant's color
 
 
 def test_without_any_run_nothing_is_written(small, tmp_path):

@@ -10,54 +10,49 @@ from pathlib import Path
 
 from retorq.bench.table import Cell, Row, columns
 from retorq.report import style
-from retorq.report.chart import SERIES_COLORS, Chart, draw
-from retorq.report.curves import Axis, Group, group_lines
-from retorq.report.runs import load_run, write_text
+from retorq.report.runs import write_text
 from retorq.report.tables import table as card
 from retorq.report.ticks import short
-from retorq.study import bars
-from retorq.study.design import Job, Study, Task, slug
-from retorq.study.results import (
-    MEASURES,
-    TOGETHER,
-    by_seed,
-    discrepancies,
-    discrepancy_table,
-    scores,
-    statistics_table,
-)
-
-WIDTH, HEIGHT = 900, 420
+from retorq.study.design import Job, Study, Task
+from retorq.study.pictures import pictures
+from retorq.study.results import MEASURES, TOGETHER, Told, discrepancy_table, statistics_table, told
 
 
 def write(study: Study, jobs: Sequence[Job], out: Path, *, resamples: int = 2_000) -> list[Path]:
     """Write what the runs that are done tell; the files. Nothing is written where none is done.
 
-    ``scores.csv`` (one row per run), ``table.csv``, ``delta_q.csv`` where it was measured, ``curves-TASK.svg``,
-    ``bars-MEASURE-TASK.svg``, ``tables.md`` and ``index.html``, which holds all of it.
+    ``scores.csv`` (one row per run), ``table.csv``, ``curves.csv``, ``delta_q.csv`` where it was measured, the
+    pictures of :func:`retorq.study.pictures.pictures`, ``tables.md`` and ``index.html``, which holds all of it.
 
     Raises:
         UserError: ``out`` cannot be written.
     """
-    rows = scores(study.name, jobs)
-    if not rows:
+    found = told(study.name, jobs)
+    if not found.scores:
         return []
     tasks = list({job.task.name: job.task for job in jobs}.values())
     variants = list(dict.fromkeys(job.variant for job in jobs))
-    table = statistics_table(rows, tasks, variants, study.reference, resamples)
-    raw, drawn = discrepancies(jobs), _pictures(rows, table, jobs, tasks, variants)
-    tables = {f"{title}, {task}": part for (title, task), part in _parts(table).items()}
-    written = {"scores.csv": csv_text(rows), "table.csv": csv_text(table)}
-    if raw:
-        tables["Delta-Q after training, means over runs"] = discrepancy_table(raw)
-        written["delta_q.csv"] = csv_text(raw)
-    written |= {f"{name}.svg": text + "\n" for name, text in drawn.items()}
-    about = _about(study, rows, tasks)
-    written["tables.md"] = (
-        "\n\n".join([about, *(f"**{name}**\n\n{markdown(part)}" for name, part in tables.items())]) + "\n"
-    )
-    written["index.html"] = _html(study, about, tables, drawn)
+    table = statistics_table(found.scores, tasks, variants, study.reference, resamples)
+    written = {"scores.csv": csv_text(found.scores), "table.csv": csv_text(table), "curves.csv": csv_text(found.curves)}
+    if found.discrepancies:
+        written["delta_q.csv"] = csv_text(found.discrepancies)
+    drawn, about = pictures(found, table, tasks, variants), _about(study, found.scores, tasks)
+    written |= {f"{name}.svg": text for name, text in drawn.items()}
+    written["tables.md"] = f"{about}\n\n{text_tables(table, found)}"
+    written["index.html"] = _html(study, about, _tables(table, found), drawn)
     return [write_text(out / name, text) for name, text in written.items()]
+
+
+def text_tables(table: Sequence[Row], found: Told) -> str:
+    """All tables in Markdown, each after its name."""
+    return "\n\n".join(f"**{name}**\n\n{markdown(part)}" for name, part in _tables(table, found).items()) + "\n"
+
+
+def _tables(table: Sequence[Row], found: Told) -> dict[str, Sequence[Row]]:
+    tables: dict[str, Sequence[Row]] = {f"{title}, {task}": part for (title, task), part in _parts(table).items()}
+    if found.discrepancies:
+        tables["Delta-Q after training, means over runs"] = discrepancy_table(found.discrepancies)
+    return tables
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -111,67 +106,6 @@ def _about(study: Study, rows: Sequence[Row], tasks: Sequence[Task]) -> str:
         f"{study.summary}. {len(rows)} runs: {budgets}. Intervals: 95%, stratified bootstrap over seeds. The "
         f"reference is {study.reference}; P is the probability that one of its runs beats one of the variant.{together}"
     )
-
-
-def _pictures(
-    rows: Sequence[Row], table: Sequence[Row], jobs: Sequence[Job], tasks: Sequence[Task], variants: Sequence[str]
-) -> dict[str, str]:
-    """All pictures by name."""
-    pictures: dict[str, str] = {}
-    for task in tasks:
-        for measure, words in MEASURES.items():
-            raw = by_seed(rows, measure)
-            found = [r for r in table if (r["task"], r["measure"]) == (task.name, measure)]
-            drawn = [
-                bars.Bar(
-                    name=str(row["variant"]),
-                    value=float(row["iqm"] or 0.0),
-                    low=float(row["iqm_low"] or 0.0),
-                    high=float(row["iqm_high"] or 0.0),
-                    runs=list(raw[task.name, str(row["variant"])].values()),
-                    color=variants.index(str(row["variant"])),
-                )
-                for row in found
-            ]
-            if drawn:
-                label = f"interquartile mean of the score, {words}"
-                pictures[f"bars-{measure}-{slug(task.name)}"] = bars.draw(f"{task.name}: {words}", label, drawn)
-        if curves := _curves(task, jobs, variants):
-            pictures[f"curves-{slug(task.name)}"] = curves
-    return pictures
-
-
-def _curves(task: Task, jobs: Sequence[Job], variants: Sequence[str]) -> str:
-    """The mean learning curve of every variant with the range of its seeds, from the runs that have any."""
-    axis = Axis(key="step", unit=1, label="agent steps")
-    lines, shown = [], []
-    for color, variant in enumerate(variants):
-        paths = [j.path for j in jobs if (j.task.name, j.variant) == (task.name, variant)]
-        runs = [load_run(path) for path in paths if (path / "metrics.jsonl").exists()]
-        mine = list(group_lines(Group(name=variant, env=task.env, runs=runs, color=color), axis))
-        mine = [line for line in mine if not line.faint and line.x]
-        lines += mine
-        shown += [(variant, color)] if mine else []
-    chart = Chart(title=task.name, x_label=axis.label, y_label="score, moving mean of training games", lines=lines)
-    if chart.empty:
-        return ""
-    frame = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
-    return draw(chart, WIDTH, HEIGHT, top=96, extra=_head(task.name, shown), attributes=frame)
-
-
-def _head(title: str, shown: Sequence[tuple[str, int]]) -> str:
-    """Background, title and legend of a picture that stands alone."""
-    parts = [
-        f"<style>{style.PALETTE}{style.CHART}</style>",
-        '<rect width="100%" height="100%" rx="10" style="fill:var(--card)"/>',
-        f'<text class="title" x="20" y="32">{escape(title)}</text>',
-    ]
-    at = 20.0
-    for name, color in shown:
-        parts.append(f'<path class="line s{color % SERIES_COLORS}" d="M{at:.0f} 54h16"/>')
-        parts.append(f'<text class="label" x="{at + 21:.0f}" y="58">{escape(name)}</text>')
-        at += 42 + 6.6 * len(name)
-    return "".join(parts)
 
 
 def _html(study: Study, about: str, tables: Mapping[str, Sequence[Row]], pictures: Mapping[str, str]) -> str:

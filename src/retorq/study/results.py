@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from retorq.bench.table import Row, rounded
+from retorq.report.curves import Axis, score_curve, thin
 from retorq.report.runs import Run, load_run
 from retorq.study import statistics
 from retorq.study.design import Job, Task
@@ -19,6 +21,23 @@ MEASURES = {"final": "final weights", "average": "over training"}
 TOGETHER = "all tasks"
 Scores = dict[tuple[str, str], dict[int, float]]
 """``(task, variant)`` to the score of each seed."""
+STEPS = Axis(key="step", unit=1, label="agent steps")
+POINTS = 30
+"""Most points of a learning curve in a csv."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the runs of a study that are done tell: rows of :func:`scores`, :func:`curves` and :func:`discrepancies`."""
+
+    scores: Sequence[Row]
+    curves: Sequence[Row] = ()
+    discrepancies: Sequence[Row] = ()
+
+
+def told(study: str, jobs: Sequence[Job]) -> Told:
+    """All that the run folders hold."""
+    return Told(scores=scores(study, jobs), curves=curves(jobs), discrepancies=discrepancies(jobs))
 
 
 def scores(study: str, jobs: Sequence[Job]) -> list[Row]:
@@ -58,6 +77,18 @@ def _training(run: Run) -> Row:
         "best_while_training": rounded(max(curve)),
         "last_while_training": rounded(curve[-1]),
     }
+
+
+def curves(jobs: Sequence[Job]) -> list[Row]:
+    """The learning curve of every run that is done: the moving mean of its training games by agent steps."""
+    rows: list[Row] = []
+    for job in jobs:
+        if evaluated(job) is None:
+            continue
+        about: Row = {"task": job.task.name, "variant": job.variant, "seed": job.seed}
+        points = zip(*thin(*score_curve(load_run(job.path), STEPS), POINTS), strict=True)
+        rows += [about | {"step": int(step), "score": rounded(score)} for step, score in points]
+    return rows
 
 
 def discrepancies(jobs: Sequence[Job]) -> list[Row]:

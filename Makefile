@@ -18,8 +18,9 @@ QUIET := $(shell test -t 2 || echo --quiet --quiet)
 INSTALL := $(BIN)/python -m pip install $(QUIET) --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 # Tests run many small tensors; more threads only wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-# Two at a time, a whole file each: many tests wait for processes of their own.
-PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+# Two at a time, a whole file each: many tests wait for processes of their own. In the order of the folders: by the
+# number of tests, the files with few but long ones would come last, when there is nothing left to do beside them.
+PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help train test check format slow oracle bench peers clean

@@ -86,8 +86,8 @@ def done(clone, target, *words, **variables):
 @pytest.mark.parametrize(
     ("target", "extras", "last"),
     [
-        ("test", "all,dev", "pytest -q -n 2 --dist loadfile tests/ops -x"),
-        ("slow", "all,dev", "pytest -q -n 2 --dist loadfile -m slow tests/ops -x"),
+        ("test", "all,dev", "pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/ops -x"),
+        ("slow", "all,dev", "pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow tests/ops -x"),
         ("train", "atari,video,log", "ALE/Pong-v5 --agent recurrent_iqn --preset laptop --run runs/pong tests/ops -x"),
     ],
 )

@@ -195,7 +195,7 @@ def test_options_are_checked():
 
 @pytest.mark.parametrize(("most", "expected"), [(0, {0}), (3, {0, 1, 2, 3})])
 def test_games_start_after_up_to_so_many_no_ops(most, expected):
-    env = Atari("seaquest", columns=32, seed=0, options=EnvOptions(noop_max=most), training=True)
+    env = Atari("seaquest", columns=4, seed=0, options=EnvOptions(noop_max=most), training=True)
     seen = set()
     for seed in range(4):
         _, told = env._env.reset(seed=seed)

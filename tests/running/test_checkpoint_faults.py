@@ -208,7 +208,7 @@ def endless(step, told):
         save(folder, step - step % 2, state={"step": step}, parts=parts)
         os.write(told, b".")
 
-for round in range(40):
+for round in range(25):
     heard, told = os.pipe()
     child = os.fork()
     if not child:
@@ -231,7 +231,7 @@ for round in range(40):
 
 
 def test_killed_at_random_moments_a_whole_checkpoint_is_there(tmp_path):
-    """SIGKILL, 40 times; every second save replaces the one of the same step."""
+    """SIGKILL, 25 times; every second save replaces the one of the same step."""
     environment = {**os.environ, "PYTHONPATH": str(Path(checkpoint.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True, text=True

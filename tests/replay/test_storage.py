@@ -6,7 +6,7 @@ import torch
 from tests.replay.model import SPEC, STATE, Model
 
 from retorq.algorithms import recurrent_iqn
-from retorq.replay.storage import Layout, Storage
+from retorq.replay.storage import PIECE, Layout, Storage
 from retorq.types import EnvSpec, Leaf
 
 ATARI = EnvSpec(
@@ -72,6 +72,26 @@ def test_a_piece_holds_only_what_was_written():
     assert piece["state.h"].shape == (3, 3, 3)  # rows 0, 2, 4
     fresh = Storage(storage.layout, 3, 10)
     assert not any(array.any() for array in (fresh.arrays | fresh.states).values())
+
+
+@pytest.mark.parametrize("columns", [1, 32, 180, 5_000])
+@pytest.mark.parametrize("period", [1, 10, 40])
+def test_a_piece_of_a_checkpoint_is_small_however_many_columns_there_are(columns, period):
+    """180 columns are half of Ape-X's 360: a thousand rows of each would be 1.3 GB."""
+    layout = Layout(spec=ATARI, state={"h": (512,)} if period > 1 else {}, period=period)
+    rows, row = layout.piece_rows(columns), columns * layout.bytes_per_row()
+    assert rows % period == 0
+    assert rows == period or (rows <= 1_000 and rows * row <= PIECE)
+    assert rows + period > 1_000 or (rows + period) * row > PIECE
+
+
+def test_a_checkpoint_is_made_of_such_pieces(monkeypatch):
+    monkeypatch.setattr("retorq.replay.storage.PIECE", 700)
+    storage, _ = filled(rows=40, counts=((0, 1, 2), 37))
+    pieces = [tensors() for _, tensors in storage.chunks().values()]
+    sizes = [sum(value.nbytes for value in piece.values()) for piece in pieces]
+    assert len(pieces) > 3
+    assert max(sizes) <= 700 < max(sizes) + 2 * 3 * storage.layout.bytes_per_row()
 
 
 def test_fingerprints_change_with_the_rows():

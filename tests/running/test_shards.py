@@ -12,16 +12,18 @@ import pytest
 import torch
 from tests.algorithms.agents import MODULES
 from tests.algorithms.test_training import settings
+from tests.replay.test_storage import ATARI
 from tests.small import SETTINGS, agent
 
 import retorq
 from retorq import api
-from retorq.algorithms import CONTINUOUS
+from retorq.algorithms import CONTINUOUS, apex_dqn
 from retorq.distributed.peers import Entry, Here, Lost, OnRay
-from retorq.distributed.sharded import ShardedReplay
-from retorq.distributed.shards import Shards
+from retorq.distributed.sharded import AHEAD, ShardedReplay
+from retorq.distributed.shards import UNDERWAY, Shards
 from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
+from retorq.running.actors import beside_bytes
 from retorq.running.checkpoint import newest
 from retorq.running.folder import RunFolder
 from retorq.running.shards import entry, require_shards, snapshot
@@ -104,6 +106,61 @@ def test_every_agent_learns_from_shards(name):
     weights = {tuple(trainer.replay.sample(made.agent.batch_size).weight.tolist()) for _ in range(4)}
     assert (weights != {(1.0,) * made.agent.batch_size}) is prioritized
     trainer.close()
+
+
+class Weighed(Here):
+    """A peer in this process that notes the bytes of the largest call of each kind, with its answer."""
+
+    def __init__(self, made):
+        super().__init__(made)
+        self.most = {}
+
+    def ask(self, method, *arguments):
+        call = super().ask(method, *arguments)
+        self.most[method] = max(self.most.get(method, 0), nbytes(arguments) + nbytes(call.answer))
+        return call
+
+
+def nbytes(value):
+    if isinstance(value, dict):
+        return sum(map(nbytes, value.values()))
+    return sum(map(nbytes, value)) if isinstance(value, (list, tuple)) else getattr(value, "nbytes", 0)
+
+
+@pytest.mark.parametrize("name", ["apex_dqn", "r2d2"])
+def test_the_store_has_room_for_what_shards_have_under_way(name):
+    """Counted before a run begins, and weighed here: batches, rows, and pieces and priorities of all shards."""
+    config = settings(name, num_envs=6, replay_size=900, prioritized=True)
+    made = api.compose("catch", agent=name, preset="toy", config=config, options=EnvOptions(), device="cpu", seed=0)
+    run, peers = RunOptions(steps=900, actor_rows=1, **SHARDED), []
+
+    def shards(seed):
+        def start(shard, life):
+            peers.append(Weighed(entry(made, run, shard, life, seed).build()))
+            return peers[-1]
+
+        return ShardedReplay(Shards(start, 2), batch_size=made.agent.batch_size, seed=seed)
+
+    trainer = Trainer(made.agent, make("catch", columns=6), total=900, shards=shards)
+    while not trainer.done:
+        trainer.step()
+    for _, tensors in trainer.replay.chunks().values():
+        tensors()
+    trainer.replay.state_dict()
+    for peer in peers:
+        one = {"piece": 0, "state_dict": 0, "sample": 0, "extend": 0} | peer.most
+        need = 2 * max(one["piece"], one["state_dict"]) + AHEAD * one["sample"] + UNDERWAY * one["extend"]
+        assert min(one[what] for what in ("piece", "state_dict", "sample", "extend")) > 0
+        assert need < beside_bytes(made.agent, run) < 5 * need
+    assert beside_bytes(made.agent, RunOptions(steps=900, pool="ray", actors=2)) == 0
+
+
+def test_the_published_preset_of_apex_asks_for_what_a_usual_store_has():
+    """Two shards of two million rows: batches of 59 MB, and no piece of a gigabyte."""
+    made, run = apex_dqn.make(apex_dqn.atari(), ATARI), RunOptions(steps=1, pool="ray", actors=360, replay_shards=2)
+    batch = made.batch_size * made.window.rows * made.stack * made.layout.bytes_per_row()
+    assert 5 * batch + 2 * made.layout.piece_rows(180) * 180 * made.layout.bytes_per_row() < beside_bytes(made, run)
+    assert beside_bytes(made, run) < 700 << 20
 
 
 class Asking:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from retorq.types import EnvSpec, Inputs, Trajectory, Tree
 
+PIECE = 32 << 20
+"""Bytes of a piece of a checkpoint at most: from a shard elsewhere it travels in one go."""
 TOLD = ("value", "highest")
 FLAGS = ("first", "terminated", "truncated", "last")  # bit 0..3 of the flags byte
 
@@ -55,6 +57,11 @@ class Layout:
         """Bytes one stored step takes, its share of the recurrent state included."""
         row = sum(prod(shape) * dtype.itemsize for shape, dtype in self.fields().values())
         return row + sum(prod(shape) for shape in self.state.values()) * self.state_dtype.itemsize / self.period
+
+    def piece_rows(self, columns: int) -> int:
+        """Rows of a piece of a checkpoint: at most 1000 and ``PIECE`` bytes, at least as many as between states."""
+        fit = int(min(1000, PIECE / (self.bytes_per_row() * columns)))
+        return max(1, fit // self.period) * self.period
 
 
 class Storage:
@@ -239,13 +246,14 @@ class Storage:
         """Bytes of all arrays, used or not."""
         return sum(array.nbytes for array in (*self.arrays.values(), *self.states.values()))
 
-    def chunks(self, rows: int = 1000) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
+    def chunks(self, rows: int = 0) -> dict[str, tuple[str, Callable[[], dict[str, Tensor]]]]:
         """The used part of the ring in pieces for a checkpoint: name -> (fingerprint, tensors).
 
         A piece's fingerprint changes whenever a row in it does, so unchanged pieces need not be written again. It holds
-        for this object only: after a resume other rows may take the same numbers.
+        for this object only: after a resume other rows may take the same numbers. ``rows`` 0: as many as the layout
+        says.
         """
-        rows = -(-rows // self.layout.period) * self.layout.period
+        rows = -(-rows // self.layout.period) * self.layout.period or self.layout.piece_rows(self.columns)
         used = min(self.rows, int(self.written.max(initial=0)))
         pieces = {}
         for start in range(0, used, rows):

@@ -13,7 +13,9 @@ from retorq.acting.pools import ActorPool
 from retorq.acting.processes import ProcessPool
 from retorq.acting.remote import Recipe
 from retorq.agent import Agent
+from retorq.distributed.gradients import UNDERWAY as GRADIENTS
 from retorq.distributed.sharded import AHEAD
+from retorq.distributed.shards import UNDERWAY
 from retorq.envs.make import make
 from retorq.nn.network import Network
 from retorq.running.trainer import PoolMaker
@@ -66,13 +68,27 @@ def cluster_for(task: Task, run: RunOptions) -> RayCluster | None:
     from retorq.acting.ray_pool import store_bytes
 
     messages = store_bytes(recipes(task, run), task.agent.network, row_bytes(task.agent))
-    return LocalRay(store=messages + batches_bytes(task.agent, run))
+    return LocalRay(store=messages + beside_bytes(task.agent, run))
 
 
-def batches_bytes(agent: Agent, run: RunOptions) -> int:
-    """Room that the object store needs for the batches that shards of the replay have under way; 0 without shards."""
-    batch = int(agent.layout.bytes_per_row() + 128) * agent.stack * agent.window.rows * agent.batch_size
-    return (AHEAD + 2) * batch * (run.replay_shards > 0)
+def beside_bytes(agent: Agent, run: RunOptions) -> int:
+    """Room that the object store needs for what shards of the replay, or bundles, have under way.
+
+    Shards: batches, messages for them, and of each a piece of its rows or its priorities, since all may be given their
+    last snapshots at once. Bundles: gradients, the weights that each fetches, and the servers' state.
+    """
+    if agent.bundles is not None:
+        weights = sum(parameter.nbytes for parameter in agent.network.parameters())
+        return weights * (agent.bundles.count * (GRADIENTS + 2) + 4)
+    if not run.replay_shards:
+        return 0
+    row, columns = int(agent.layout.bytes_per_row() + 128), -(-agent.columns // run.replay_shards)
+    batch = row * agent.stack * agent.window.rows * agent.batch_size
+    message = run.actor_rows * agent.columns // run.actors * row_bytes(agent)
+    rows = int(agent.capacity // agent.columns * (1 + agent.surplus)) + agent.window.period
+    piece = min(rows, agent.layout.piece_rows(columns)) * columns * row
+    priorities = 2 * 8 * columns * (rows if agent.window.within else -(-rows // agent.window.period))
+    return (AHEAD + 2) * batch + 2 * UNDERWAY * message + run.replay_shards * max(piece, priorities)
 
 
 def actors(task: Task, run: RunOptions, cluster: RayCluster | None = None) -> VectorEnv | PoolMaker:
@@ -95,7 +111,7 @@ def actors(task: Task, run: RunOptions, cluster: RayCluster | None = None) -> Ve
             time_limit=run.actor_time_limit,
             cluster=cluster,
             shared=cluster is not None,
-            beside=batches_bytes(task.agent, run),
+            beside=beside_bytes(task.agent, run),
         )
 
     return pool

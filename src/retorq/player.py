@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -165,8 +165,12 @@ class Player:
         seed: int = 0,
         env: str | None = None,
         tape: Tape | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> dict[str, Any]:
-        """Play by a named protocol; the record that ``eval/*.json`` holds. A ``tape`` keeps what ``again`` needs."""
+        """Play by a named protocol; the record that ``eval/*.json`` holds.
+
+        A ``tape`` keeps what ``again`` needs; ``say`` is told of environments that failed and were replaced.
+        """
         env = env or self.task.env
         check_seed(seed)
         if env != self.task.env:
@@ -183,6 +187,7 @@ class Player:
             total=self.total,
             device=self.device,
             tape=tape,
+            say=say,
         )
 
     def watch(self, *, protocol: str | None = None, seed: int = 0, longest: int = 30_000) -> Iterator[np.ndarray]:

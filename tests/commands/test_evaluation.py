@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.small import SETTINGS, command
 
 from retorq import api
+from retorq.envs.options import EnvOptions
 from retorq.report.page import write_report
 
 
@@ -69,6 +71,29 @@ def test_what_is_said_names_the_protocol(run):
     assert told.endswith(" over 2 games, by protocol greedy at step 40 of 40")
     assert written == f"written to {run}/eval/40-greedy-2games.json"
     assert evaluated(run).splitlines()[1].endswith("first 100 games started")
+
+
+LINE = "environment 0 raised RuntimeError: the bridge fell down; its game was cut and it was replaced"
+
+
+def test_an_environment_that_fails_is_told_in_a_line_and_counted_in_the_record(tmp_path, monkeypatch):
+    """As in training; its game is no part of the score, and where none failed nothing is counted."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs"))
+    (marker := tmp_path / "failed").touch()
+    options = EnvOptions(kwargs={"marker": str(marker)}, workers="0")
+    settings = SETTINGS | {"steps": 40, "log_every": 20, "tensorboard": False, "threads": 1, "preset": "toy"}
+    api.train("sample_envs:FailsOnce", run=tmp_path / "run", say=lambda line: None, options=options, **settings)
+    assert LINE not in evaluated(tmp_path / "run", "--episodes", 2)
+    (tmp_path / "run" / "eval" / "40-greedy-2games.json").unlink()
+    marker.unlink()
+    out = evaluated(tmp_path / "run", "--episodes", 2)
+    assert out.splitlines()[2] == LINE
+    assert out.count("replaced") == 1
+    record = json.loads((tmp_path / "run" / "eval" / "40-greedy-2games.json").read_text())
+    assert (record["environments_replaced"], record["lengths"]) == (1, [6, 6])
+    marker.unlink()
+    assert json.loads(evaluated(tmp_path / "run", "--episodes", 2, "--json"))["environments_replaced"] == 1
+    assert "environments_replaced" not in json.loads(evaluated(tmp_path / "run", "--episodes", 2, "--json"))
 
 
 def test_one_game_claims_no_interval(run):

@@ -217,7 +217,7 @@ def test_evaluation_acts_as_the_agent_was_composed(monkeypatch):
 @pytest.mark.parametrize("per_step", [1, 4])
 def test_a_budget_in_frames_is_divided_by_the_frames_of_a_step(monkeypatch, per_step):
     played = []
-    monkeypatch.setattr("retorq.running.evaluate.play_frames", lambda actor, steps: played.append(steps) or [])
+    monkeypatch.setattr("retorq.running.evaluate.play_frames", lambda actor, steps, say: played.append(steps) or [])
     known = make("memory", columns=1)
     known.spec = replace(known.spec, frames_per_step=per_step)
     monkeypatch.setattr("retorq.running.evaluate.make", lambda *given, **options: known)

@@ -58,15 +58,18 @@ def evaluate(words: list[str]) -> int:
     if filming:
         require_choice(asked.video, count)
         tape = Tape()
-    if not asked.json:
-        summary = using.summary.replace(f"first {using.episodes} games", f"first {count} games")
-        print(f"playing at step {player.step:,} of {player.total:,} by protocol {using.name}: {summary}", flush=True)
-    record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed, tape=tape)
+
+    def say(line: str) -> None:
+        if not asked.json:  # then the record is all there is to say
+            print(line, flush=True)
+
+    summary = using.summary.replace(f"first {using.episodes} games", f"first {count} games")
+    say(f"playing at step {player.step:,} of {player.total:,} by protocol {using.name}: {summary}")
+    record = player.evaluate(protocol=using.name, episodes=asked.episodes, seed=asked.seed, tape=tape, say=say)
     path = asked.run / "eval" / file_name(record, seed=None if asked.seed == SEED else asked.seed)
     print(json.dumps(record) if asked.json else _told(record), flush=True)
     _keep(path, record)
-    if not asked.json:
-        print(f"written to {path}")
+    say(f"written to {path}")
     if tape is not None:
         _films(player, asked, record, tape, path.stem)
     return 0

@@ -13,6 +13,7 @@ import torch
 
 from retorq.acting.actor import Actor
 from retorq.acting.explore import Fixed
+from retorq.acting.pools import sentences
 from retorq.agent import Agent
 from retorq.envs.atari import rom_of
 from retorq.envs.make import make, toy_names
@@ -107,16 +108,33 @@ def without_noise(network: Network) -> Iterator[None]:
         network.train(training)
 
 
-def play(actor: Actor, episodes: int, report: Callable[[int], None] | None = None) -> list[Episode]:
-    """The first ``episodes`` games *started* over all columns, in the order they were started, each to its end."""
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def _step(actor: Actor, say: Callable[[str], None]) -> list[Episode]:
+    """One vector step; says which environments failed. Games that were cut by that are no part of what is played."""
+    actor.collect(1)
+    for line in sentences(actor.faults()):
+        say(line)
+    return [episode for episode in actor.drain() if not episode.cut]
+
+
+def play(
+    actor: Actor,
+    episodes: int,
+    report: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = _silent,
+) -> list[Episode]:
+    """The first ``episodes`` games *started* over all columns, in the order they were started, each to its end.
+
+    In the place of a game whose environment failed comes the next one of its column.
+    """
     number = np.arange(actor.env.columns)
     following = actor.env.columns
     done: dict[int, Episode] = {}
     while len(done) < episodes:
-        actor.collect(1)
-        for episode in actor.drain():
-            if episode.cut:  # its environment failed: the next game of this column takes its number
-                continue
+        for episode in _step(actor, say):
             if number[episode.column] < episodes:
                 done[int(number[episode.column])] = episode
                 if report:
@@ -125,12 +143,11 @@ def play(actor: Actor, episodes: int, report: Callable[[int], None] | None = Non
     return [done[i] for i in range(episodes)]
 
 
-def play_frames(actor: Actor, steps: int) -> list[Episode]:
+def play_frames(actor: Actor, steps: int, say: Callable[[str], None] = _silent) -> list[Episode]:
     """All games completed within ``steps`` agent steps over all columns."""
     done: list[Episode] = []
     while actor.steps < steps:
-        actor.collect(1)
-        done += [episode for episode in actor.drain() if not episode.cut]
+        done += _step(actor, say)
     return done
 
 
@@ -163,12 +180,14 @@ def evaluate(
     device: torch.device | str = "cpu",
     report: Callable[[int], None] | None = None,
     tape: Tape | None = None,
+    say: Callable[[str], None] = _silent,
 ) -> dict[str, Any]:
     """Play by a protocol and return the record that ``eval/*.json`` holds.
 
     Memory is treated as in training (cleared at a lost life if the run did so); scores always count whole games,
     unclipped. The noise of noisy layers is off. ``episodes`` replaces the protocol's number. ``step`` of ``total`` says
-    where in its run the agent stands. With a ``tape`` the games can be played again (``running.again``).
+    where in its run the agent stands. With a ``tape`` the games can be played again (``running.again``). ``say`` is
+    told of every environment that failed and was replaced, in a line; the record counts them, if there were any.
     """
     options = replace(options, **(using.atari or {}))
     count = games_of(using, episodes)
@@ -181,14 +200,16 @@ def evaluate(
     try:
         with without_noise(network):
             if using.frames:
-                games = play_frames(actor, using.frames // vector.spec.frames_per_step)
+                games = play_frames(actor, using.frames // vector.spec.frames_per_step, say)
             else:
-                games = play(actor, count, report)
+                games = play(actor, count, report, say)
     finally:
         vector.close()
+    replaced = actor.environments_replaced
     return record(agent, env, vector.spec.frames_per_step, using, games, step=step, seed=seed) | {
         "environment": asdict(options) | dict(vector.spec.settings) | {"stack": agent.stack},
         "total_steps": total,
+        **({"environments_replaced": replaced} if replaced else {}),
     }
 
 

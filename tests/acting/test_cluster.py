@@ -54,7 +54,7 @@ def test_actors_end_when_their_learner_is_killed():
 
 SAFETY = """
 import os, psutil, stat
-folder = pool._cluster.folder
+folder = pool._watch.cluster.folder
 print(oct(stat.S_IMODE(folder.stat().st_mode)), oct(stat.S_IMODE((folder / 'token').stat().st_mode)))
 listening = [
     c.laddr for p in psutil.Process().children(recursive=True) for c in p.net_connections() if c.status == 'LISTEN'

@@ -15,6 +15,7 @@ from tests.acting import elsewhere
 from tests.acting.nodes import cluster_of
 
 from retorq.acting.explore import Fixed
+from retorq.acting.head_watch import HeadWatch
 from retorq.acting.pools import LocalPool
 from retorq.acting.processes import SLOTS, ProcessPool
 from retorq.acting.ray_pool import AHEAD, RayPool
@@ -54,26 +55,20 @@ def processes(network, time_limit=60.0, shares=None, **arguments):
     return ProcessPool(shares or recipes(**arguments), network, bytes_per_row=1_600, seed=3, time_limit=time_limit)
 
 
-def on_ray(network, time_limit=60.0, cluster=None, **arguments):
-    return RayPool(
-        recipes(**arguments),
-        network,
-        bytes_per_row=1_600,
-        seed=3,
-        time_limit=time_limit,
-        cluster=cluster,
-        shared=cluster is not None,
-    )
+def on_ray(network, time_limit=60.0, watch=None, **arguments):
+    return RayPool(recipes(**arguments), network, bytes_per_row=1_600, seed=3, time_limit=time_limit, watch=watch)
 
 
 POOLS = {"local": local, "process": processes, "ray": on_ray}
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """One Ray with two nodes for all tests: it takes seconds to start."""
+def watch():
+    """One Ray with two nodes for all tests, watched over: it takes seconds to start."""
     with cluster_of(1, 1) as (nodes, joined):
-        yield joined
+        watch = HeadWatch(joined)
+        yield watch
+        watch.close()
     assert not nodes.folder.path.exists()
 
 
@@ -81,7 +76,7 @@ def cluster():
 def make(request):
     """Makes the pool; all are closed in the end, and must leave no process and no open file behind."""
     made = []
-    given = {"cluster": request.getfixturevalue("cluster")} if request.param == "ray" else {}
+    given = {"watch": request.getfixturevalue("watch")} if request.param == "ray" else {}
     before = shared_files()
 
     def build(**arguments):
@@ -306,7 +301,7 @@ def test_weights_are_never_read_half_written():
 def failing(request):
     """Makes a pool whose actors may fail."""
     made = []
-    given = {"cluster": request.getfixturevalue("cluster")} if request.param == "ray" else {}
+    given = {"watch": request.getfixturevalue("watch")} if request.param == "ray" else {}
 
     def build(**arguments):
         network = elsewhere.Weighted()

@@ -7,8 +7,11 @@ from tests.acting import elsewhere
 from tests.acting.nodes import STORE, cluster_of, settle
 from tests.acting.test_pools import check, gathered, importable, recipes  # noqa: F401
 
+from retorq.acting.cluster import hosts
+from retorq.acting.head_watch import HeadWatch
 from retorq.acting.ray_pool import AHEAD, RayPool, store_bytes
 from retorq.acting.remote import Recipe
+from retorq.running.actors import require_store
 from retorq.types import UserError
 
 
@@ -25,13 +28,14 @@ def pool_of(two):
     made = []
 
     def build(shares, network, **arguments):
-        arguments = {"bytes_per_row": 1_600, "seed": 3, "shared": True} | arguments
-        made.append(RayPool(shares, network, cluster=two[1], **arguments))
+        arguments = {"bytes_per_row": 1_600, "seed": 3, "watch": HeadWatch(two[1])} | arguments
+        made.append(RayPool(shares, network, **arguments))
         return made[-1]
 
     yield build
     for pool in made:
         pool.close()
+        pool._watch.close()
 
 
 def one_failing(**arguments):
@@ -168,12 +172,11 @@ def test_the_clock_of_the_run_reaches_every_actor(pool_of):
 
 
 def test_a_store_that_is_too_small_is_refused(two):
-    network = elsewhere.Weighted(size=20_000_000)
-    with pytest.raises(UserError, match=r"host 127.0.0.1 has 120 MiB, .* needs (\d+) MiB; start it again with --store"):
-        RayPool(recipes(), network, bytes_per_row=1_600, cluster=two[1], shared=True)
-    small = elsewhere.Weighted()
-    with pytest.raises(UserError, match="start it again with --store"):  # batches of shards need room too
-        RayPool(recipes(), small, bytes_per_row=1_600, cluster=two[1], shared=True, beside=STORE)
+    there = hosts(two[1].ray)
+    require_store(there, STORE)
+    sentence = r"host 127.0.0.1 has 120 MiB, and this run needs 121 MiB; start it again with --store 121\."
+    with pytest.raises(UserError, match=sentence):
+        require_store(there, STORE + 1)
 
 
 def test_offers_are_never_more_than_one_ahead(pool_of):

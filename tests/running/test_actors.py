@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +13,11 @@ from tests.small import SETTINGS, agent, command, flags
 
 import retorq
 from retorq import api
+from retorq.acting.placement import Host
+from retorq.acting.ray_pool import store_bytes
 from retorq.acting.remote import Player
 from retorq.envs.options import EnvOptions
-from retorq.running.actors import ENTRY, actors, recipes, row_bytes
+from retorq.running.actors import ENTRY, actors, beside_bytes, cluster_for, recipes, row_bytes
 from retorq.running.checkpoint import newest
 from retorq.running.train import RunOptions, Task
 from retorq.running.trainer import Trainer
@@ -46,6 +49,39 @@ def test_a_recipe_builds_the_same_agent_elsewhere():
     assert (there.total, there.env.columns, there.seed) == (100, 2, 5)
     there.env.close()
     assert row_bytes(here.agent) > here.agent.layout.bytes_per_row()
+
+
+class Joined:
+    """A cluster that was joined."""
+
+    ray, closed = None, False
+
+    def __init__(self, *given):
+        pass
+
+    def close(self):
+        Joined.closed = True
+
+
+@pytest.mark.parametrize(
+    ("name", "run"), [("recurrent_iqn", {}), ("recurrent_iqn", {"replay_shards": 2}), ("gorila", {})]
+)
+def test_a_cluster_without_room_for_what_is_under_way_is_refused_and_left(name, run, monkeypatch):
+    """Rows and weights, batches of shards, gradients of bundles: each needs its part of the object store."""
+    made = api.compose("memory", agent=name, preset="toy", config={}, options=EnvOptions(), device="cpu", seed=0)
+    run = RunOptions(steps=100, pool="ray", actors=2, cluster="10.0.0.1:6379", **run)
+    need = store_bytes(recipes(made, run), made.agent.network, row_bytes(made.agent)) + beside_bytes(made.agent, run)
+    assert (beside_bytes(made.agent, run) > 0) is (name == "gorila" or run.replay_shards > 0)
+    monkeypatch.setattr("retorq.running.actors.JoinedRay", Joined)
+    host = Host(id="a", address="10.0.0.2", port=1, processors=1.0, store=need)
+    monkeypatch.setattr("retorq.running.actors.hosts", lambda ray: [host])
+    assert isinstance(cluster_for(made, run), Joined)
+    assert not Joined.closed
+    monkeypatch.setattr("retorq.running.actors.hosts", lambda ray: [host, replace(host, store=need - 1)])
+    with pytest.raises(UserError, match=r"host 10.0.0.2 has \d+ MiB, and this run needs \d+ MiB; start it again with"):
+        cluster_for(made, run)
+    assert Joined.closed
+    Joined.closed = False
 
 
 class Still:

@@ -30,7 +30,7 @@ def task(**changes):
 
 
 def made(total=10_000, seed=0, **changes):
-    return gorila(task(**changes), RunOptions(steps=total, seed=seed), None)
+    return gorila(task(**changes), RunOptions(steps=total, seed=seed))
 
 
 def trained(trainer, steps):

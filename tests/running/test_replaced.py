@@ -43,7 +43,7 @@ def test_bundles_tell_of_theirs(options):
     task = api.compose(
         "sample_envs:FailsOnce", agent="gorila", preset="toy", config=tiny, options=options, device="cpu", seed=0
     )
-    trainer, other = (gorila(task, RunOptions(steps=1_000), None) for _ in range(2))
+    trainer, other = (gorila(task, RunOptions(steps=1_000)) for _ in range(2))
     assert "environments_replaced" not in trainer.told()
     told = []
     while trainer.steps < 60:

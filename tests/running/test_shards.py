@@ -17,6 +17,7 @@ from tests.small import SETTINGS, agent
 
 import retorq
 from retorq import api
+from retorq.acting.head_watch import HeadWatch
 from retorq.algorithms import CONTINUOUS, apex_dqn
 from retorq.distributed.peers import Entry, Here, Lost, OnRay
 from retorq.distributed.sharded import AHEAD, ShardedReplay
@@ -267,11 +268,21 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
 
 
 @pytest.mark.skipif(not RAY, reason="Ray (extra dist) is not installed")
-def test_a_checkpoint_gives_each_shard_its_rows_back(tmp_path):
+def test_a_checkpoint_gives_each_shard_its_rows_back(tmp_path, monkeypatch):
+    """And the run looked at Ray with one watch, for actors and shards alike."""
+    watches, init = [], HeadWatch.__init__
+
+    def watching(self, cluster):
+        watches.append(self)
+        init(self, cluster)
+
+    monkeypatch.setattr(HeadWatch, "__init__", watching)
     settings = {**SETTINGS, **SHARDED, "num_envs": 3, "actors": 1, "warmup": 60, "preset": "toy"}
     settings |= {"steps": 200, "log_every": 100}
     done = retorq.train("memory", run=tmp_path / "run", say=lambda line: None, **settings)
     assert done.code == 0
+    [watch] = watches
+    assert not any(thread.is_alive() for thread in watch._threads)
     here = task(num_envs=3)
     for shard, columns in enumerate((2, 1)):
         there = entry(here, RunOptions(steps=100, **SHARDED), shard, 0, 7).build()

@@ -55,24 +55,19 @@ class Line:
 class HeadWatch:
     """Looks at Ray's head once a second, so that also a learner that learns for long finds out at its next step.
 
+    A run has one, with all that it runs on Ray.
+
     Args:
-        head: Host and port.
-        hosts: Asks the head which nodes are alive. It may block where the head is gone, so that it has a thread of
-            its own; what it said last stands until it answers again.
-        here: Ray's id of the node that this program is connected to.
-        let_go: Called, in a thread, when Ray has ended on this host: a few seconds later it ends whoever still holds
-            an object there.
+        cluster: Which one.
     """
 
-    def __init__(
-        self,
-        head: tuple[str, int],
-        hosts: Callable[[], Sequence[Host]],
-        here: str,
-        let_go: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._head, self._ask, self._let_go = head, hosts, let_go
-        self._known: Sequence[Host] = hosts()
+    def __init__(self, cluster: RayCluster) -> None:
+        self.cluster = cluster
+        self.let_go: Callable[[], None] = lambda: None
+        """Called, in a thread, when Ray has ended on this host: a few seconds later it ends whoever still holds an
+        object there, who must set this."""
+        self._known: Sequence[Host] = hosts(cluster.ray)
+        here = cluster.ray.get_runtime_context().get_node_id()
         self._gone: dict[str, float] = {}  # by id: until when the head may not have noticed yet
         [own] = [host for host in self._known if host.id == here]
         self._line, self._line_of_thread = Line((own.address, own.port)), Line((own.address, own.port))
@@ -143,7 +138,7 @@ class HeadWatch:
 
     def look(self) -> None:
         """Look now."""
-        self.failures = 0 if answers(self._head, seconds=PERIOD) else self.failures + 1
+        self.failures = 0 if answers(self.cluster.head, seconds=PERIOD) else self.failures + 1
 
     def close(self) -> None:
         """Look no more; safe to call twice."""
@@ -157,16 +152,11 @@ class HeadWatch:
         while not self._stop.wait(PERIOD):
             self.look()
             if not self._line_of_thread.holds():
-                self._let_go()
+                self.let_go()
 
     def _count(self) -> None:
         while not self._stop.wait(PERIOD):
             if not self.doubtful:
+                # It may block where the head is gone, and has this thread for itself; what it said last stands then.
                 with suppress(Exception):  # whatever Ray raises while its head comes and goes; ``look`` finds out
-                    self._known = self._ask() or self._known
-
-
-def watch(cluster: RayCluster) -> HeadWatch:
-    """A watch over a cluster for whoever holds nothing in its object store."""
-    here = cluster.ray.get_runtime_context().get_node_id()
-    return HeadWatch(cluster.head, lambda: hosts(cluster.ray), here)
+                    self._known = hosts(self.cluster.ray) or self._known

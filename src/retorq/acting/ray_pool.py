@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from retorq.acting.actor import Chunk
-from retorq.acting.cluster import LocalRay, RayCluster, hosts
+from retorq.acting.cluster import LocalRay
 from retorq.acting.head_watch import ENDED, PERIOD, HeadWatch
 from retorq.acting.hosted import Hosted
 from retorq.acting.pace import ahead
@@ -60,12 +60,10 @@ class RayPool(Supervised):
         seed: One seed for all actors.
         time_limit: Seconds an actor may take for a message.
         most_restarts: How often one actor is started anew before the run is given up.
-        cluster: Where to run; unset: Ray is started on this host.
-        shared: Whether ``close`` leaves the cluster to others.
-        beside: Bytes of the object store that the run needs for something else.
+        watch: Over the cluster to run on, which others may use too; unset: Ray is started on this host for this pool.
 
     Raises:
-        UserError: Ray cannot be started, or a host's object store is too small.
+        UserError: Ray cannot be started.
     """
 
     def __init__(
@@ -77,15 +75,19 @@ class RayPool(Supervised):
         seed: int = 0,
         time_limit: float = 60.0,
         most_restarts: int = 10,
-        cluster: RayCluster | None = None,
-        shared: bool = False,
-        beside: int = 0,
+        watch: HeadWatch | None = None,
     ) -> None:
         super().__init__(recipes, seed=seed, time_limit=time_limit, most_restarts=most_restarts)
-        self._shared = shared
-        store = store_bytes(recipes, network, bytes_per_row)
-        self._cluster = LocalRay(store=store) if cluster is None else cluster
-        self._ray = self._cluster.ray
+        self._own: LocalRay | None = None
+        if watch is None:
+            self._own = LocalRay(store=store_bytes(recipes, network, bytes_per_row))
+            try:
+                watch = HeadWatch(self._own)
+            except BaseException:
+                self._own.close()
+                raise
+        self._watch, self._ray = watch, watch.cluster.ray
+        watch.let_go = self._let_go
         # Ray places an actor that asks for nothing at random, wherever it is meant to play: it asks for one byte.
         self._class = self._ray.remote(
             num_cpus=0, memory=1, max_restarts=0, max_task_retries=0, concurrency_groups={NEWS: 1}
@@ -94,14 +96,6 @@ class RayPool(Supervised):
         self._published: tuple[int, int, list[Any]] | None = None
         self._edition = 0
         self._looked = time.monotonic()
-        try:
-            _require_store(hosts(self._ray), store + beside)
-            here = self._ray.get_runtime_context().get_node_id()
-            self._watch = HeadWatch(self._cluster.head, lambda: hosts(self._ray), here, self._let_go)
-        except BaseException:
-            if not shared:
-                self._cluster.close()
-            raise
 
     def publish(self, network: Network, version: int) -> None:
         """Put the weights into the object store and offer them to the actors."""
@@ -249,11 +243,11 @@ class RayPool(Supervised):
     def close(self) -> None:
         """End all actors, and leave Ray unless others use it too; safe to call twice."""
         self._published = None
-        self._watch.close()
         for actor in range(len(self.recipes)):
             self._kill(actor)
-        if not self._shared:
-            self._cluster.close()
+        if self._own is not None:
+            self._watch.close()
+            self._own.close()
 
 
 def store_bytes(recipes: list[Recipe], network: Network, bytes_per_row: int) -> int:
@@ -265,15 +259,6 @@ def store_bytes(recipes: list[Recipe], network: Network, bytes_per_row: int) -> 
     weights = sum(tensor.nbytes for tensor in tensors(network)) * (1 + 2 * len(recipes))
     messages = sum(ahead(AHEAD, r.hz, r.rows) * message_bytes(r, bytes_per_row) for r in recipes)
     return weights + messages + SPARE
-
-
-def _require_store(nodes: list[Host], store: int) -> None:
-    for host in nodes:
-        if host.store < store:
-            raise UserError(
-                f"the object store of host {host.address} has {host.store >> 20} MiB, and this run needs "
-                f"{-(-store >> 20)} MiB; start it again with --store {-(-store >> 20)}."
-            )
 
 
 def _first(error: Exception) -> str:

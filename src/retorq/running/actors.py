@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retorq.acting.cluster import JoinedRay, LocalRay, RayCluster
+from retorq.acting.cluster import JoinedRay, LocalRay, RayCluster, hosts
+from retorq.acting.head_watch import HeadWatch
+from retorq.acting.placement import Host
 from retorq.acting.pools import ActorPool
 from retorq.acting.processes import ProcessPool
 from retorq.acting.remote import Recipe
@@ -60,15 +63,36 @@ def row_bytes(agent: Agent) -> int:
 
 
 def cluster_for(task: Task, run: RunOptions) -> RayCluster | None:
-    """Ray, where the run asks for it: joined, or started here with room for all that is under way."""
+    """Ray, where the run asks for it: joined, or started here with room for all that is under way.
+
+    Raises:
+        UserError: Ray cannot be started or joined, or a host's object store is too small.
+    """
     if run.pool != "ray":
         return None
-    if run.cluster:
-        return JoinedRay(run.cluster, Path(run.cluster_token))
     from retorq.acting.ray_pool import store_bytes
 
     messages = store_bytes(recipes(task, run), task.agent.network, row_bytes(task.agent))
-    return LocalRay(store=messages + beside_bytes(task.agent, run))
+    store = messages + beside_bytes(task.agent, run)
+    if not run.cluster:
+        return LocalRay(store=store)
+    joined = JoinedRay(run.cluster, Path(run.cluster_token))
+    try:
+        require_store(hosts(joined.ray), store)
+    except BaseException:
+        joined.close()
+        raise
+    return joined
+
+
+def require_store(nodes: Sequence[Host], store: int) -> None:
+    """Refuse a cluster of which a host has less room for objects than ``store`` bytes."""
+    for host in nodes:
+        if host.store < store:
+            raise UserError(
+                f"the object store of host {host.address} has {host.store >> 20} MiB, and this run needs "
+                f"{-(-store >> 20)} MiB; start it again with --store {-(-store >> 20)}."
+            )
 
 
 def beside_bytes(agent: Agent, run: RunOptions) -> int:
@@ -91,8 +115,8 @@ def beside_bytes(agent: Agent, run: RunOptions) -> int:
     return (AHEAD + 2) * batch + 2 * UNDERWAY * message + run.replay_shards * max(piece, priorities)
 
 
-def actors(task: Task, run: RunOptions, cluster: RayCluster | None = None) -> VectorEnv | PoolMaker:
-    """What a :class:`retorq.running.trainer.Trainer` acts with; ``cluster``: where, of the pool ``ray``."""
+def actors(task: Task, run: RunOptions, watch: HeadWatch | None = None) -> VectorEnv | PoolMaker:
+    """What a :class:`retorq.running.trainer.Trainer` acts with; ``watch``: over its cluster, of the pool ``ray``."""
     if run.pool == "local":
         return make(task.env, columns=task.agent.columns, seed=run.seed, options=task.options)
     shares = recipes(task, run)
@@ -103,15 +127,6 @@ def actors(task: Task, run: RunOptions, cluster: RayCluster | None = None) -> Ve
             return ProcessPool(shares, network, bytes_per_row=size, seed=seed, time_limit=run.actor_time_limit)
         from retorq.acting.ray_pool import RayPool
 
-        return RayPool(
-            shares,
-            network,
-            bytes_per_row=size,
-            seed=seed,
-            time_limit=run.actor_time_limit,
-            cluster=cluster,
-            shared=cluster is not None,
-            beside=beside_bytes(task.agent, run),
-        )
+        return RayPool(shares, network, bytes_per_row=size, seed=seed, time_limit=run.actor_time_limit, watch=watch)
 
     return pool

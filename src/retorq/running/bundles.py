@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retorq.acting.cluster import RayCluster
 from retorq.acting.head_watch import HeadWatch
 from retorq.agent import Bundles
 from retorq.distributed.peers import Entry, Here, OnRay, Peer
@@ -50,25 +49,23 @@ def require_bundles(task: Task, run: RunOptions) -> None:
             raise UserError(f"{sentence}.")
 
 
-def gorila(task: Task, run: RunOptions, cluster: RayCluster | None, watch: HeadWatch | None = None) -> Gorila:
-    """What trains an agent with bundles: on Ray if it is there, watched over, else in turns in this process."""
+def gorila(task: Task, run: RunOptions, watch: HeadWatch | None = None) -> Gorila:
+    """What trains an agent with bundles: on the cluster that is watched over, else in turns in this process."""
     bundles = task.agent.bundles
     assert bundles is not None
 
     def start(bundle: int, incarnation: int) -> Peer:
         entry = bundle_entry(task, run, bundle, incarnation)
-        if cluster is None or watch is None:
+        if watch is None:
             made = entry.build()
             return Here(made, made.close)
         if incarnation:
             watch.require_to_start()
-        return OnRay(cluster.ray, entry, watch.require_here)
+        return OnRay(watch.cluster.ray, entry, watch.require_here)
 
     def server() -> Peer:
         entry = server_entry(bundles)
-        if cluster is None or watch is None:
-            return Here(entry.build())
-        return OnRay(cluster.ray, entry, watch.require_here)
+        return Here(entry.build()) if watch is None else OnRay(watch.cluster.ray, entry, watch.require_here)
 
     servers = [server() for _ in range(bundles.servers)]
     return Gorila(
@@ -76,9 +73,9 @@ def gorila(task: Task, run: RunOptions, cluster: RayCluster | None, watch: HeadW
         servers,
         start,
         total=run.steps,
-        rounds=1 if cluster is None else run.actor_rows,
+        rounds=1 if watch is None else run.actor_rows,
         time_limit=run.actor_time_limit,
-        keeps_rows=cluster is None,
+        keeps_rows=watch is None,
         require=(lambda: None) if watch is None else watch.require,
     )
 

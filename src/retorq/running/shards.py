@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from retorq.acting.cluster import RayCluster
 from retorq.acting.head_watch import HeadWatch
 from retorq.distributed.peers import Entry, OnRay, Peer
 from retorq.distributed.sharded import ShardedReplay
@@ -53,14 +52,14 @@ def require_shards(task: Task, run: RunOptions) -> None:
         )
 
 
-def shards(task: Task, run: RunOptions, folder: RunFolder, cluster: RayCluster, watch: HeadWatch) -> ReplayMaker:
+def shards(task: Task, run: RunOptions, folder: RunFolder, watch: HeadWatch) -> ReplayMaker:
     """What makes a :class:`ShardedReplay` of a seed."""
 
     def make(seed: int) -> ShardedReplay:
         def start(shard: int, incarnation: int) -> Peer:
             if incarnation:
                 watch.require_to_start()
-            return OnRay(cluster.ray, entry(task, run, shard, incarnation, seed), watch.require_here)
+            return OnRay(watch.cluster.ray, entry(task, run, shard, incarnation, seed), watch.require_here)
 
         held = Shards(start, run.replay_shards, time_limit=run.actor_time_limit, snapshot=partial(snapshot, folder))
         return ShardedReplay(held, batch_size=task.agent.batch_size, seed=seed, device=run.device)

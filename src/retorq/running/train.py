@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from retorq.acting.cluster import address_of
-from retorq.acting.head_watch import watch
+from retorq.acting.head_watch import HeadWatch
 from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.agent import Agent
 from retorq.distributed.peers import Lost
@@ -246,21 +246,19 @@ def train(
 
 def _trainer(task: Task, run: RunOptions, folder: RunFolder, held: ExitStack) -> Trainer | Gorila:
     """What trains; ``held`` ends it, and what it runs on."""
-    cluster = cluster_for(task, run)
-    watched = None
+    cluster, watch = cluster_for(task, run), None
     if cluster is not None:
         held.callback(cluster.close)
-        if task.agent.bundles is not None or run.replay_shards:
-            watched = watch(cluster)
-            held.callback(watched.close)
+        watch = HeadWatch(cluster)
+        held.callback(watch.close)
     if task.agent.bundles is not None:
-        divided = gorila(task, run, cluster, watched)
+        divided = gorila(task, run, watch)
         held.callback(divided.close)
         return divided
-    playing = actors(task, run, cluster)
+    playing = actors(task, run, watch)
     if not callable(playing):
         held.callback(playing.close)
-    holding = shards(task, run, folder, cluster, watched) if cluster is not None and watched is not None else None
+    holding = shards(task, run, folder, watch) if watch is not None and run.replay_shards else None
     trainer = Trainer(task.agent, playing, total=run.steps, seed=run.seed, device=run.device, shards=holding)
     held.callback(trainer.close)
     return trainer

@@ -202,6 +202,15 @@ def test_a_peer_on_ray_answers_in_order_until_it_is_lost(monkeypatch):
         cluster.close()
 
 
+def counts(run):
+    """Rows received by the shards and rows lost, of the newest checkpoint, and its state of the replay."""
+    found = newest(run / "checkpoints")
+    arrays = {name: value.numpy() for name, value in found.tensors("replay-index").items()}
+    state = merged(arrays, found.state["trainer"]["replay"])
+    held = sum(shard["received"] for shard in state["shards"].values())
+    return held, state["lost"]["rows_gone"] + sum(shard["passed"] for shard in state["shards"].values()), state
+
+
 def shard_processes():
     names = [(child, " ".join(child.cmdline())) for child in psutil.Process().children(recursive=True)]
     return [child for child, name in names if name.startswith("ray::Host") and "Hosted" not in name]
@@ -235,14 +244,7 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
     out = capsys.readouterr().out
     assert out.count(f"it was started anew as of step {seen.saved:,}: ") == 2
 
-    def counts():
-        found = newest(run / "checkpoints")
-        arrays = {name: value.numpy() for name, value in found.tensors("replay-index").items()}
-        state = merged(arrays, found.state["trainer"]["replay"])
-        held = sum(shard["received"] for shard in state["shards"].values())
-        return held, state["lost"]["rows_gone"] + sum(shard["passed"] for shard in state["shards"].values()), state
-
-    held, lost, state = counts()
+    held, lost, state = counts(run)
     assert held + lost == seen.sent
     assert lost > 0
     assert state["lost"]["replaced"] == 2
@@ -256,7 +258,7 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
     monkeypatch.setattr(Trainer, "step", ending)
     again = retorq.train("memory", run=run, say=print, **settings)
     assert again.code == 75
-    assert sum(counts()[:2]) == seen.sent
+    assert sum(counts(run)[:2]) == seen.sent
     last = again.metrics[-1]
     assert last["shards_replaced"] == 2
     assert last["rows_lost"] >= lost

@@ -67,9 +67,10 @@ class HeadWatch:
         """Called, in a thread, when Ray has ended on this host: a few seconds later it ends whoever still holds an
         object there, who must set this."""
         self._known: Sequence[Host] = hosts(cluster.ray)
-        here = cluster.ray.get_runtime_context().get_node_id()
+        self.here = str(cluster.ray.get_runtime_context().get_node_id())
+        """Ray's id of the node that this program is connected to."""
         self._gone: dict[str, float] = {}  # by id: until when the head may not have noticed yet
-        [own] = [host for host in self._known if host.id == here]
+        [own] = [host for host in self._known if host.id == self.here]
         self._line, self._line_of_thread = Line((own.address, own.port)), Line((own.address, own.port))
         self.failures = 0
         self._stop = threading.Event()

@@ -140,12 +140,19 @@ class OnRay:
         entry: How to build it.
         require: Called before Ray is asked for anything; raises where it is gone from this host, since Ray would end
             this program then without a word. It stays behind when the peer is passed on to another process.
+        node: Ray's id of the node it must be on; empty: peers are spread over all nodes.
     """
 
-    def __init__(self, ray: ModuleType, entry: Entry, require: Callable[[], None] = _anywhere) -> None:
+    def __init__(
+        self, ray: ModuleType, entry: Entry, require: Callable[[], None] = _anywhere, *, node: str = ""
+    ) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         self.ray, self.require = ray, require
         require()
-        host = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Host)
+        where = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
+        # Ray places an actor that asks for nothing at random: it asks for one byte.
+        host = ray.remote(num_cpus=0, memory=1, max_restarts=0, max_task_retries=0, scheduling_strategy=where)(Host)
         self.handle = host.remote(entry.name, entry.arguments, sys.path)
 
     def ask(self, method: str, *arguments: Any) -> Call:
@@ -191,6 +198,8 @@ class Reference:
             if isinstance(cause, UserError):
                 raise cause from error
             raise Lost(f"raised {type(cause).__name__}: {cause}") from error
+        except errors.ActorUnavailableError as error:
+            raise Lost("cannot be reached (its process or its machine is gone)") from error
         except errors.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise Lost(f"died ({lines[0].rstrip('.')})") from error

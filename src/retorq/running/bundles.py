@@ -65,7 +65,10 @@ def gorila(task: Task, run: RunOptions, watch: HeadWatch | None = None) -> Goril
 
     def server() -> Peer:
         entry = server_entry(bundles)
-        return Here(entry.build()) if watch is None else OnRay(watch.cluster.ray, entry, watch.require_here)
+        if watch is None:
+            return Here(entry.build())
+        # Without its weights no run can go on: no machine but the learner's must be able to lose them.
+        return OnRay(watch.cluster.ray, entry, watch.require_here, node=watch.here)
 
     servers = [server() for _ in range(bundles.servers)]
     return Gorila(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -176,6 +178,7 @@ class JoinedRay:
         )
         try:
             self.ray = require_ray(settings)
+            _require_token(self.ray, address, token)
             _connect(self.ray, address=address, _node_ip_address=own)
             here = {host.address for host in hosts(self.ray)}
             if own not in here:
@@ -195,6 +198,33 @@ _NO_NODE = "cluster is {address!r}, of which this host is no node; run on it, to
 
 def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
+
+
+def _require_token(ray: ModuleType, address: str, token: Path) -> None:
+    """Refuse a token that is not the cluster's: Ray itself would try it for a minute, and say so in many lines."""
+    try:
+        with _mute():
+            ray._raylet.GcsClient(address=address)
+    except ray.exceptions.AuthenticationError:
+        raise UserError(
+            f"token file {str(token)!r} is not that of the cluster at {address!r}; copy the head's token file to this "
+            "host."
+        ) from None
+    except Exception:
+        return  # whatever else is wrong, Ray says when it is joined
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Nothing goes to stderr, not from native code either."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _connect(ray: ModuleType, **arguments: Any) -> Any:

@@ -37,6 +37,7 @@ scripts.get_ray_client_dependency_error = lambda: "not wanted"  # else it opens 
 scripts.main()
 """
 STARTED = "Ray runtime started."
+UNAUTHENTICATED = "nauthenticated"
 GRACE = 15.0
 """Seconds that Ray may take to end by itself."""
 LOOK = 0.5
@@ -115,7 +116,10 @@ class Node:
             return False
         children = psutil.Process(self._process.pid).children(recursive=True)
         self._seen |= {child.pid: child for child in children}
-        self.ready = self.ready or STARTED in self._log.read_text(errors="replace")
+        said = "" if self.ready else self._log.read_text(errors="replace")
+        self.ready = self.ready or STARTED in said
+        if not self.ready and UNAUTHENTICATED in said:
+            return False  # it would try the same token for half a minute
         # It blocks for ever where its raylet has ended in peace, as one does that was cut off.
         return not self.ready or any(_is_raylet(child) for child in children)
 
@@ -127,7 +131,7 @@ class Node:
             UserError: A mistake that another start would repeat.
         """
         said = self._log.read_text(errors="replace")
-        if "uthenticat" in said:
+        if UNAUTHENTICATED in said:
             raise UserError("token is not that of the head; copy the head's token file to this host.")
         mismatch = next((line.strip() for line in said.splitlines() if "ersion mismatch" in line), "")
         if mismatch:

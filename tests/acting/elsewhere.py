@@ -87,9 +87,10 @@ def counting(
     return Actor(env, Weighted(size=size), explore, total=10_000, seed=seed)
 
 
-def falling(*, columns: int, seed: int, marker: str) -> Actor:
-    """An actor of which one environment fails once, if no file ``marker`` says that another has done so."""
-    options = EnvOptions(kwargs={"marker": marker}, workers="0")
+def falling(*, columns: int, seed: int, marker: str, what: str = "raise") -> Actor:
+    """An actor of which one environment does ``what`` once, if no file ``marker`` says that another has done so."""
+    apart = {"workers": "0"} if what == "raise" else {"workers": "each", "step_time_limit": 8.0}
+    options = EnvOptions(kwargs={"marker": marker, "what": what}, **apart)
     env = make("sample_envs:FailsOnce", columns=columns, seed=seed, options=options)
     return Actor(env, Weighted(2), Fixed(columns=4, value=0.5), total=10_000, seed=seed)
 

@@ -91,6 +91,42 @@ def test_its_environment_is_safe_and_open_to_other_hosts(settings, fake, tmp_pat
     assert told["RAY_health_check_period_ms"] == "1000"
 
 
+ENDING = """
+import subprocess
+raylet = subprocess.Popen([{raylet!r}, "600"])
+def end(*_):
+    with open({said!r}, "w") as file:
+        file.write("ended" if raylet.poll() is not None else "lives")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+print("Ray runtime started.", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+LEARN = "import socket, sys, time; held = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("head", "learner", "raylet"),
+    [(("10.0.0.1", 6379), False, "lives"), (("10.0.0.1", 6379), True, "ended"), (None, False, "ended")],
+)
+def test_a_node_ends_without_a_word_where_a_learner_may_be_on_it(head, learner, raylet, settings, fake, tmp_path):
+    """Ray ends a learner at once, with nothing saved, when the node it is connected to says that it ends."""
+    fake(str(tmp_path / "told"), ENDING)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        made = Node(NodeSettings(**{**vars(settings), "address": "127.0.0.1", "port": port - 2, "head": head}))
+        until(lambda: made.alive and made.ready)
+        connected = subprocess.Popen([sys.executable, "-c", LEARN, str(port)]) if learner else None
+        if connected:
+            until(lambda: made._has_learner())
+        made.close()
+        if connected:
+            connected.kill()
+            connected.wait()
+    assert (tmp_path / "told").read_text() == raylet
+
+
 def test_closing_ends_every_process_and_removes_the_files(settings, fake):
     made = Node(settings)
     until(lambda: made.alive and made.ready)

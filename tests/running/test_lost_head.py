@@ -1,6 +1,7 @@
 """Runs that lose Ray's head, or all of Ray on this host: what is saved, what is said, and how they go on."""
 
 import importlib.util
+import socket
 import time
 
 import psutil
@@ -9,6 +10,8 @@ from tests.distributed.mortal import Mortal
 from tests.small import SETTINGS, program
 
 from retorq import api
+from retorq.acting.node import Node, NodeSettings
+from retorq.acting.ray_settings import own_token
 from retorq.distributed.sharded import ShardedReplay
 from retorq.distributed.shards import Shards
 from retorq.envs.make import make
@@ -176,7 +179,7 @@ AGAIN = "Start the cluster and go on with the run."
         (SHARDED, ALL, False, "what was learned was saved"),
         pytest.param(SHARDED, HERE, False, "what was learned was saved", marks=pytest.mark.slow),
         pytest.param(SHARDED, HEAD, True, "what was learned was saved", marks=pytest.mark.slow),
-        (BUNDLES, HEAD, False, "what was learned was saved"),
+        pytest.param(BUNDLES, HEAD, False, "what was learned was saved", marks=pytest.mark.slow),
         pytest.param(BUNDLES, ALL, None, "NOT saved, the last checkpoint stands", marks=pytest.mark.slow),
     ],
 )
@@ -196,3 +199,42 @@ def test_what_can_be_reached_is_saved_and_said_to_be(agent, killed, replay, said
         return
     assert found.state["replay_saved"] is replay
     assert found.step >= 200
+
+
+def own_address():
+    """One of this host's own that is not the loopback, or none."""
+    entries = [entry for entries in psutil.net_if_addrs().values() for entry in entries]
+    found = [entry.address for entry in entries if entry.family == socket.AF_INET]
+    return next((address for address in found if not address.startswith("127.")), None)
+
+
+@pytest.mark.skipif(not RAY, reason="Ray (extra dist) is not installed")
+def test_a_head_that_is_ended_in_order_leaves_the_learner_time_to_save(tmp_path):
+    address = own_address()
+    if address is None:
+        pytest.skip("this host has the loopback address alone")
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(own_token())
+    port = next(port for port in range(21_000, 60_000, 7) if all(free(address, port + more) for more in range(3)))
+    node = Node(NodeSettings(address=address, port=port, head=None, processors=1, store=200 << 20, token=token))
+    try:
+        end = time.monotonic() + LIMIT
+        while not node.ready:
+            assert node.alive, node.why
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        words = ["--agent", "apex_dqn", "--num-envs", 4, "--cluster", f"{address}:{port}", "--cluster-token", token]
+        learner = run(tmp_path / "run", words, 10**6)
+        until_it_learns(learner, tmp_path / "run")
+    finally:
+        node.close()
+    out, _ = learner.communicate(timeout=LIMIT)
+    assert (learner.returncode, "Traceback" in out) == (75, False), out
+    assert out.splitlines()[-1].endswith(f"; what was learned was saved. {AGAIN}")
+    assert newest(tmp_path / "run" / "checkpoints").state["replay_saved"]
+
+
+def free(address, port):
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) != 0

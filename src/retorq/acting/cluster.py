@@ -232,7 +232,8 @@ def _connect(ray: ModuleType, **arguments: Any) -> Any:
     if ray.is_initialized():
         raise UserError("Ray is already running in this program; retorq starts its own: call ray.shutdown() first.")
     try:
-        context = ray.init(**arguments, log_to_driver=False, logging_level="error")
+        with _mute():  # its native part says how loud it is
+            context = ray.init(**arguments, log_to_driver=False, logging_level="error")
         _silence(ray)
         return context
     except Exception as error:  # Ray raises Exception itself

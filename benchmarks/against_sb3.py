@@ -48,7 +48,8 @@ def retorq_side(environments: int, steps: int, threads: int, precision: str = "f
     from retorq.replay.replay import Replay
     from retorq.replay.storage import Layout
     from retorq.replay.windows import Window
-    from retorq.running.train import RunOptions, prepare
+    from retorq.running.process import prepare
+    from retorq.running.train import RunOptions
     from retorq.running.trainer import Trainer
 
     prepare(RunOptions(steps=1, threads=threads))

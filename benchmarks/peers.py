@@ -89,7 +89,8 @@ def retorq(plan: Plan, side: str) -> Turn:
     from retorq import api
     from retorq.envs.make import make
     from retorq.envs.options import EnvOptions
-    from retorq.running.train import RunOptions, prepare
+    from retorq.running.process import prepare
+    from retorq.running.train import RunOptions
     from retorq.running.trainer import Trainer
 
     agent, precision = side.removeprefix("retorq_").removesuffix(HALF), "bf16" if side.endswith(HALF) else "fp32"

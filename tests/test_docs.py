@@ -160,7 +160,7 @@ def test_every_command_of_the_algorithm_pages_is_accepted(line: str, monkeypatch
         pytest.importorskip("minatar")
     asked = []
     monkeypatch.setattr(api, "describe", described)
-    monkeypatch.setattr(train, "prepare", lambda run: None)
+    monkeypatch.setattr("retorq.running.process.prepare", lambda *_: None)
     monkeypatch.setattr(train, "introduce", lambda task, run, say: asked.append(task))
     monkeypatch.setattr("retorq.commands.training.say", lambda text: None)
     if "cuda" in words:  # not on every machine

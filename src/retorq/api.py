@@ -22,16 +22,8 @@ from retorq.running.checkpoint import newest
 from retorq.running.closing import Next
 from retorq.running.folder import RunFolder, default_path
 from retorq.running.folder import how as how_it_ran
-from retorq.running.train import (
-    RESUMABLE,
-    RunOptions,
-    Task,
-    check_device,
-    check_seed,
-    introduce,
-    prepare,
-    stored_config,
-)
+from retorq.running.process import prepare
+from retorq.running.train import RESUMABLE, RunOptions, Task, check_device, check_seed, introduce, stored_config
 from retorq.running.train import train as run_training
 from retorq.types import EnvSpec, Refused, UserError
 
@@ -175,7 +167,7 @@ def start(
         environment=task.agent.environment,
         how={name: getattr(run, name) for name in HOW},
     )
-    prepare(run)
+    prepare(run, task.agent)
     with ExitStack() as held:
         # A run that is there refuses before anything is measured; a new one is made when nothing else can be refused.
         folder = held.enter_context(open_folder()) if RunFolder.there(path) else None

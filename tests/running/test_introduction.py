@@ -5,7 +5,7 @@ from tests.small import command, flags
 
 from retorq import api
 from retorq.envs.options import EnvOptions
-from retorq.running import train
+from retorq.running import process
 from retorq.running.train import RunOptions, introduce
 
 SMALL = {"hidden_size": 8, "batch_size": 2, "replay_size": 400, "warmup": 50, "num_envs": 2, "stack": 4}
@@ -75,7 +75,33 @@ def test_the_preset_that_small_images_lead_to_is_named():
 )
 def test_actors_that_play_by_the_clock_have_a_core_left(monkeypatch, options, threads):
     asked = []
-    monkeypatch.setattr(train, "cores", lambda: 4)
-    monkeypatch.setattr(train.torch, "set_num_threads", asked.append)
-    train.prepare(RunOptions(steps=1, **options))
+    monkeypatch.setattr(process, "cores", lambda: 4)
+    monkeypatch.setattr(process.torch, "set_num_threads", asked.append)
+    process.prepare(RunOptions(steps=1, **options))
     assert asked == ([] if threads is None else [threads])
+
+
+@pytest.mark.parametrize(
+    ("env", "agent", "preset", "size", "threads"),
+    [
+        ("memory", "recurrent_iqn", "toy", {}, [1]),
+        ("catch", "dqn", "toy", {}, [1]),
+        ("memory", "recurrent_iqn", "toy", {"batch_size": 32}, []),  # all cores: PyTorch's own
+        ("catch", "iqn", "toy", {"batch_size": 512}, []),
+    ],
+)
+def test_small_updates_get_one_thread_unless_another_number_is_asked_for(
+    env, agent, preset, size, threads, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(process.torch, "set_num_threads", asked.append)
+    task = api.compose(env, agent=agent, preset=preset, config=size, options=EnvOptions(), device="cpu", seed=0)
+    process.prepare(RunOptions(steps=1), task.agent)
+    assert asked == threads
+    process.prepare(RunOptions(steps=1, threads=3), task.agent)
+    assert asked == [*threads, 3]
+
+
+def test_how_many_threads_is_told():
+    code, out, _ = command("train", "memory", *flags(), "--steps", "50", "--dry-run")  # tests have one thread
+    assert (code, told(out.splitlines())["threads"]) == (0, f"1 of {process.cores()} cores")

@@ -17,7 +17,8 @@ import torch
 from retorq.bench.table import Cell, Row, rounded
 from retorq.nn.products import mm
 from retorq.running.plan import cores
-from retorq.running.train import RunOptions, prepare
+from retorq.running.process import prepare
+from retorq.running.train import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,12 +46,15 @@ def evaluate(words: list[str]) -> int:
     from retorq.report.video import encoder
     from retorq.running.again import Tape, require_choice
     from retorq.running.evaluate import file_name, games_of, protocol
+    from retorq.running.process import prepare
+    from retorq.running.train import RunOptions
 
     filming = "--video" in words or bool(asked.video)
     if filming:
         encoder()
         require_choice(asked.video)
     player = api.load(asked.run, device=asked.device)
+    prepare(RunOptions(steps=1, device=asked.device), player.task.agent)
     using = protocol(asked.protocol, player.task.env)
     count = games_of(using, asked.episodes)
     tape = None

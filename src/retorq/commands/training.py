@@ -22,7 +22,7 @@ OF_RUNS = {
     "steps": "agent steps of the whole run, all environments together",
     "seed": "one seed for everything that is random",
     "device": "where to learn: cpu, cuda or cuda:N",
-    "threads": "CPU threads of the learner; 0: as many as there are cores, one less with hz",
+    "threads": "CPU threads of the learner; 0: one where updates are small, else all cores, one less with hz",
     "log_every": "agent steps between rows of metrics.jsonl; None: 200 rows a run",
     "checkpoint_seconds": "seconds between checkpoints; one is always written at the end",
     "save_replay": "keep the replay in checkpoints, so that a run goes on exactly",
@@ -48,7 +48,8 @@ def train(words: list[str]) -> int:
     from retorq import algorithms, api
     from retorq.envs.make import describe
     from retorq.running.folder import default_path
-    from retorq.running.train import RunOptions, introduce, prepare
+    from retorq.running.process import prepare
+    from retorq.running.train import RunOptions, introduce
 
     prog = program.command("train")
     agent = first(words, "--agent") or "recurrent_iqn"
@@ -78,7 +79,7 @@ def train(words: list[str]) -> int:
     for sentence in api.idle(task, run, settings):
         raise UserError(sentence)
     if asked.dry_run:
-        prepare(run)
+        prepare(run, task.agent)
         introduce(task, run, say)
         return 0
     path = asked.run or default_path(asked.environment, asked.agent, asked.seed)
@@ -194,7 +195,7 @@ class _Resume:
     device: str = "cpu"
     """Where to learn: cpu, cuda or cuda:N."""
     threads: int = 0
-    """CPU threads of the learner; 0: as many as there are cores, one less with --hz."""
+    """CPU threads of the learner; 0: one where updates are small, else all cores, one less with --hz."""
     checkpoint_seconds: float = 600.0
     """Seconds between checkpoints; one is always written at the end."""
     save_replay: bool = True

@@ -128,17 +128,22 @@ def plan(
 def learner_bytes(agent: Agent) -> int:
     """What a learner takes at the height of an update: weights, gradients, moments, target, batch and activations.
 
-    Two updates of one and two windows tell what an update keeps for its backward pass, of which a window's share is
-    that of any batch; the largest moment is ``WORKING`` times that. Both are made on the CPU.
+    The largest moment is ``WORKING`` times what an update keeps for its backward pass.
+    """
+    frame = sum(int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values())
+    weights = sum(p.numel() for p in agent.network.parameters())
+    return weights * 4 * 5 + frame * agent.window.rows * agent.batch_size + int(WORKING * activation_bytes(agent))
+
+
+def activation_bytes(agent: Agent) -> int:
+    """What an update keeps for its backward pass.
+
+    Two updates of one and two windows tell a window's share, which is that of any batch. Both are made on the CPU.
     """
     cpu = torch.device("cpu")
     with _trial(agent, cpu, cuda_graph=False) as learner:
         kept = [_kept(learner, _made_up(replace(agent, batch_size=columns), cpu)) for columns in (1, 2)]
-    each = max(0, kept[1] - kept[0])
-    frame = sum(int(np.prod(leaf.shape)) * agent.stack * 4 for leaf in agent.spec.observation.values())
-    weights = sum(p.numel() for p in agent.network.parameters())
-    activations = kept[0] + each * (agent.batch_size - 1)
-    return weights * 4 * 5 + frame * agent.window.rows * agent.batch_size + int(WORKING * activations)
+    return kept[0] + max(0, kept[1] - kept[0]) * (agent.batch_size - 1)
 
 
 def _kept(learner: Learner, batch: Batch) -> int:

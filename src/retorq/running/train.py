@@ -18,7 +18,6 @@ from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.agent import Agent
 from retorq.distributed.peers import Lost
 from retorq.envs.options import EnvOptions
-from retorq.ops.heap import keep_freed_memory
 from retorq.running import closing
 from retorq.running.actors import actors, cluster_for
 from retorq.running.bundles import gorila, require_bundles
@@ -46,8 +45,8 @@ class RunOptions:
         steps: Agent steps, all environments together.
         seed: One seed for everything.
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads for the learner; 0: as many as there are cores, one less where actors play by the
-            clock (``hz``).
+        threads: CPU threads for the learner; 0: one where its updates are small (``running.process``), else as many
+            as there are cores, one less where actors play by the clock (``hz``).
         log_every: Agent steps between rows of metrics.jsonl.
         checkpoint_seconds: Seconds between checkpoints; one is also written at the end and when stopped.
         save_replay: Keep the replay in checkpoints; without it a resume refills it first, and is not exact.
@@ -177,19 +176,6 @@ class Task:
     preset: str
 
 
-def prepare(run: RunOptions) -> None:
-    """Set threads, number formats and heap of this process: denormals are flushed, since they slow an LSTM down."""
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    elif run.hz > 0:
-        torch.set_num_threads(max(1, cores() - 1))  # an actor keeps the beat only where a core is free for it
-    if run.device.startswith("cuda"):
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-
-
 def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     """Print what will run, and refuse what cannot fit.
 
@@ -206,6 +192,8 @@ def introduce(task: Task, run: RunOptions, say: Callable[[str], None]) -> Plan:
     table = timed(table, task.agent)
     for what, how_much in table.rows:
         say(f"{what:>20}  {how_much}")
+    if run.device == "cpu":
+        say(f"{'threads':>20}  {torch.get_num_threads()} of {cores()} cores")
     say(f"{'preset':>20}  {task.preset}")
     settings = ", ".join(f"{name} {'none' if value == '' else value}" for name, value in task.agent.environment.items())
     say(f"{'environment settings':>20}  {settings or 'none'}")

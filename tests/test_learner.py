@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.nn.small import gradients, make_batch, make_network
+from tests.nn.small import ACTIONS, gradients, make_batch, make_network
 
 from retorq import learner as learning
 from retorq.learner import Learner, seeds
 from retorq.losses.q_learning import QLearning
+from retorq.nn.heads import Scalar
+from retorq.nn.noisy import sigmas
 from retorq.types import LossOutput
 
 COLUMNS, LENGTH = 6, 4
@@ -156,6 +158,17 @@ def test_the_target_is_copied_every_period_and_only_then():
     assert not any(p.requires_grad for p in learner.target.parameters())
     assert all(a.data_ptr() != b.data_ptr() for a, b in
                zip(learner.target.parameters(), learner.online.parameters(), strict=True))  # fmt: skip
+
+
+def test_the_target_is_copied_with_the_amplitude_of_its_noise():
+    network = make_network("none", "scalar", seed=1)
+    network._head = Scalar(network.core.size, 7, ACTIONS, noise=0.5)
+    learner = Learner(network, QLearning(n=2), learning_rate=1e-2, optimizer_epsilon=1e-5, target_period=2)
+    for update in (1, 2):
+        learner.update(make_batch(network, 3, COLUMNS, seed=update))
+        pairs = list(zip(sigmas(learner.target), sigmas(learner.online), strict=True))
+        assert len(pairs) == 4
+        assert all(torch.equal(theirs, mine) is (update == 2) for theirs, mine in pairs)
 
 
 @pytest.mark.parametrize(("anneal", "expected"), [(True, [1e-3, 7.5e-4, 0.0, 0.0]), (False, [1e-3] * 4)])

@@ -80,6 +80,11 @@ class Agent:
     notes: tuple[str, ...] = ()
 
     @property
+    def rescale(self) -> float:
+        """The epsilon of the rescaling that its values are in; 0: they are in units of return."""
+        return float(getattr(self.config, "rescale_epsilon", 0.0))  # a policy's critic has none
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Every setting in effect of what it sees and earns; where there are images, how many are stacked, too."""
         images = any(leaf.kind == "image" for leaf in self.spec.observation.values())

@@ -12,6 +12,7 @@ import torch
 from retorq.acting.explore import Fixed
 from retorq.agent import Agent
 from retorq.envs.make import describe, make
+from retorq.ops.rescale import unrescale
 from retorq.running import evaluate as evaluation
 from retorq.running.again import Played, Tape, film_again
 from retorq.running.distributions import ReturnDistribution, look
@@ -79,12 +80,15 @@ class Player:
     ) -> tuple[np.ndarray, PlayerState]:
         """Value of each action ``[A]`` (the mean, under the agent's risk if any), and the state after seeing this.
 
+        In units of return: where the agent learns rescaled values, that is undone.
+
         Where actions are continuous, the value of the one that the policy would do, ``[1]``.
         """
         row, state = self._row(observation, state, reward)
         with torch.inference_mode(), evaluation.without_noise(self.network):
             features, memory = self.network.unroll(row, state.memory, self._generator)
             values = self.network.preferences(features, self.agent.action_samples, self._generator)[0, 0]
+            values = unrescale(values, self.agent.rescale) if self.agent.rescale else values
         return values.cpu().numpy(), state.after(memory)
 
     def distribution(
@@ -97,7 +101,7 @@ class Player:
         """
         row, state = self._row(observation, state, reward)
         with evaluation.without_noise(self.network):
-            _, found, memory = look(self.network, row, state.memory, self._generator)
+            _, found, memory = look(self.network, row, state.memory, self._generator, self.agent.rescale)
         if found is None:
             raise UserError(
                 f"agent is {self.agent.name!r}, which learns single values and no distribution of returns; use "
@@ -217,6 +221,6 @@ class Player:
         explore = Fixed(columns=1, value=using.epsilon)
         actor = self.agent.actor(env, seed=seed, network=self.network, explore=explore, device=self.device)
         try:
-            yield from film(actor, longest=longest, looking=looking)
+            yield from film(actor, longest=longest, looking=looking, rescale=self.agent.rescale)
         finally:
             env.close()

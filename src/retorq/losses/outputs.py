@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from retorq.nn.network import Network
+from retorq.ops.rescale import unrescale
 from retorq.types import LossOutput, Tree
 from retorq.values import ActionValues
 
@@ -18,13 +19,14 @@ def regressed(
     *,
     kappa: float,
     error: str,
+    rescale: float = 0.0,
     state: Tree | None = None,
     **more: Tensor,
 ) -> LossOutput:
     """Loss, error and mask ``[T, B]`` of the taken actions' values against their targets.
 
-    Metrics: ``q_mean`` (value of the best action), ``td`` (absolute error), ``more`` by name ``[T, B]`` and what values
-    and network have to tell are means over unmasked rows; ``valid`` is the share of these.
+    Metrics: ``q_mean`` (value of the best action, in units of return), ``td`` (absolute error), ``more`` by name
+    ``[T, B]`` and what values and network have to tell are means over unmasked rows; ``valid`` is the share of these.
 
     Args:
         online: The network that made the values.
@@ -34,11 +36,13 @@ def regressed(
         mask: Which rows count, ``[T, B]`` bool.
         kappa: Huber's threshold.
         error: What priorities are made of: ``"td"`` the mean absolute error, ``"loss"`` the loss itself.
+        rescale: Epsilon of the rescaling that values and targets are in; 0: none.
         state: Recurrent states to carry on.
         more: Further metrics.
     """
     loss, absolute = values.regress(action, goal, kappa)
-    means = {"q_mean": values.mean().detach().amax(-1), "td": absolute, **more}
+    best = values.mean().detach().amax(-1)
+    means = {"q_mean": unrescale(best, rescale) if rescale else best, "td": absolute, **more}
     return LossOutput(
         loss=loss,
         error=loss.detach() if error == "loss" else absolute,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,8 @@ class QLearning:
         action, last = action[: self.length], last[: self.length]
         mask = ~last if not self.within else last.cumsum(0) == 0
         carried = state if self.carry else {}
-        return regressed(online, values, action, goal, mask, kappa=self.kappa, error=self.error, state=carried)
+        how: dict[str, Any] = {"kappa": self.kappa, "error": self.error, "rescale": self.rescale}
+        return regressed(online, values, action, goal, mask, state=carried, **how)
 
     def first_errors(self, told: Tree) -> tuple[Tensor, Tensor]:
         """Errors of windows that are new, from what their actor thought when it played (Horgan et al. 2018, section 3).

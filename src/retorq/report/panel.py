@@ -89,8 +89,8 @@ def caption(notes: Notes) -> str:
         shape += " (below it: its nine deciles)"
     return (
         f"Each row is an action: {shape}; the upright line and the number are what acting maximizes. The colored row "
-        "is the action done next. Returns are in the agent's units: discounted, rewards clipped or rescaled as in "
-        "training."
+        "is the action done next. Returns are discounted, of rewards clipped as in training; a rescaling of values is "
+        "undone."
     )
 
 

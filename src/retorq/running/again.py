@@ -256,7 +256,7 @@ def film_again(
         actions=played.actions[played.begin :, played.column],
     )
     try:
-        yield from film(actor, longest=played.length, looking=looking)
+        yield from film(actor, longest=played.length, looking=looking, rescale=agent.rescale)
     finally:
         env.close()
     games = actor.drain()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retorq.nn.network import Network
+from retorq.ops.rescale import unrescale
 from retorq.types import Inputs, Tree
 from retorq.values import ActionValues, Categorical, Quantiles
 
@@ -20,9 +21,9 @@ FRACTIONS = 256
 class ReturnDistribution:
     """``values [A, K]`` with their ``probabilities [A, K]``, which sum to 1 for every action; float64.
 
-    The units are the network's: discounted, after the agent's clipping and rescaling of rewards and values. Values of
-    categorical agents rise and are always the same (``fixed``); those of quantile agents are in the order of their
-    fractions and may cross.
+    The units are those of discounted, perhaps clipped rewards; of rescaled values see :meth:`unrescaled`. Values of
+    categorical agents rise and are always the same, evenly spaced (``fixed``); those of quantile agents are in the
+    order of their fractions and may cross.
     """
 
     values: np.ndarray
@@ -32,6 +33,12 @@ class ReturnDistribution:
     def mean(self) -> np.ndarray:
         """Expected return of each action, ``[A]``."""
         return (self.values * self.probabilities).sum(1)
+
+    def unrescaled(self, epsilon: float) -> ReturnDistribution:
+        """The same of values that were rescaled by ``h`` with ``epsilon``; 0: they were not."""
+        if epsilon == 0:
+            return self
+        return ReturnDistribution(unrescale(torch.from_numpy(self.values), epsilon).numpy(), self.probabilities)
 
 
 def distribution_of(values: ActionValues) -> ReturnDistribution | None:
@@ -58,9 +65,11 @@ def _arrays(values: Tensor, probabilities: Tensor, *, fixed: bool = False) -> Re
 
 @torch.inference_mode()
 def look(
-    network: Network, inputs: Inputs, state: Tree, generator: torch.Generator
+    network: Network, inputs: Inputs, state: Tree, generator: torch.Generator, rescale: float = 0.0
 ) -> tuple[Tensor, ReturnDistribution | None, Tree]:
     """What a network makes of one row ``[1, 1, ...]`` and the state before it.
+
+    ``rescale`` is the epsilon of the rescaling that its values are in (0: none), which is undone.
 
     Returns what acting maximizes ``[A]``, the return distribution (None for heads of single values), and the state
     after the row. Sampled quantiles are drawn about ``FRACTIONS`` times, in several unrolls where the samples come
@@ -78,7 +87,10 @@ def look(
             assert isinstance(again, Quantiles)
             more.append(again)
         values = Quantiles(torch.cat([m.values for m in more], 2), torch.cat([m.fractions for m in more], 2))
-    return preferences, distribution_of(values), after
+    found = distribution_of(values)
+    if rescale:
+        preferences, found = unrescale(preferences, rescale), found and found.unrescaled(rescale)
+    return preferences, found, after
 
 
 def wasserstein(

@@ -19,8 +19,8 @@ class Moment:
     """What one step led to, or, in the first of a film, where the game begins.
 
     ``action`` led here (-1: none; 0 where actions are continuous: what the policy does), with ``reward`` (raw).
-    ``values [A]`` are what acting maximizes here and ``distribution`` is that of the returns from here on; both are
-    None after the last step, the latter also for agents that have none.
+    ``values [A]`` are what acting maximizes here and ``distribution`` is that of the returns from here on, both in
+    units of return; both are None after the last step, the latter also for agents that have none.
     """
 
     picture: np.ndarray
@@ -30,11 +30,11 @@ class Moment:
     distribution: ReturnDistribution | None = None
 
 
-def film(actor: Actor, *, longest: int, looking: bool) -> Iterator[Moment]:
+def film(actor: Actor, *, longest: int, looking: bool, rescale: float = 0.0) -> Iterator[Moment]:
     """Play the one column of ``actor`` for a game or ``longest`` steps: a :class:`Moment` before them, one after each.
 
     Its environment must have ``render``. With ``looking`` the network is asked once more per step, with quantile
-    fractions of its own, so that the game is the same either way.
+    fractions of its own, so that the game is the same either way. ``rescale``: of its values (``Agent.rescale``).
     """
     env: Any = actor.env
     generator = torch.Generator(actor.device).manual_seed(actor.seed)
@@ -44,7 +44,7 @@ def film(actor: Actor, *, longest: int, looking: bool) -> Iterator[Moment]:
         values, distribution = None, None
         if looking and not actor.episodes:
             with without_noise(actor.network):
-                told, distribution, _ = look(actor.network, actor._inputs(), actor.state, generator)
+                told, distribution, _ = look(actor.network, actor._inputs(), actor.state, generator, rescale)
             values = told.cpu().numpy()
         yield Moment(env.render(), action, reward, values, distribution)
         if actor.episodes or actor.steps >= longest:

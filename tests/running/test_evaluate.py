@@ -97,6 +97,8 @@ def test_a_game_that_was_cut_has_no_score():
 
 NO_OPS = {"noop_max": 30, "sticky": 0.0, "max_frames": 108_000}
 STICKY = {"noop_max": 0, "sticky": 0.25, "max_frames": 108_000}
+SHORT = {"noop_max": 30, "sticky": 0.0, "max_frames": 18_000}
+ATARI = {"recurrent_iqn_2019": NO_OPS, "machado_2018": STICKY, "nature_2015": SHORT, "dqn_zoo": NO_OPS}
 
 
 def test_the_published_protocols():
@@ -109,6 +111,7 @@ def test_the_published_protocols():
             NO_OPS,
         ),  # RLtime's evaluation; no-ops and cap: van Hasselt et al. 2016
         "machado_2018": (0.001, 100, None, STICKY),  # sticky actions in the place of no-ops; games and epsilon as above
+        "nature_2015": (0.05, 30, None, SHORT),  # Mnih et al. 2015, methods: 30 games of up to 5 minutes
         "dqn_zoo": (0.01, 0, 500_000, NO_OPS),  # dqn_zoo's flags: eval_exploration_epsilon, num_eval_frames
         "greedy": (0.0, 100, None, None),  # ours
     }
@@ -191,7 +194,7 @@ def test_atari_protocols_set_the_emulator(name, monkeypatch):
         using=replace(PROTOCOLS[name], frames=PROTOCOLS[name].frames and 400),
         episodes=None if PROTOCOLS[name].frames else 2,
     )
-    assert asked == [EnvOptions(frame_size=50, **(STICKY if name == "machado_2018" else NO_OPS))]
+    assert asked == [EnvOptions(frame_size=50, **ATARI[name])]
     assert told["environment"]["sticky"] == asked[0].sticky
     assert as_trained == [True]  # a lost life clears the memory here too, if it did in training
 

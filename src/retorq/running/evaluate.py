@@ -60,6 +60,13 @@ PROTOCOLS = {
             atari={"noop_max": 0, "sticky": 0.25, "max_frames": 108_000},
         ),
         Protocol(
+            name="nature_2015",
+            summary="Mnih et al.: first 30 games started, of at most 5 minutes, epsilon 0.05, up to 30 no-ops",
+            epsilon=0.05,
+            episodes=30,
+            atari={"noop_max": 30, "sticky": 0.0, "max_frames": 18_000},
+        ),
+        Protocol(
             name="dqn_zoo",
             summary="dqn_zoo: games completed within 500,000 frames, epsilon 0.01, up to 30 no-ops, no sticky actions",
             epsilon=0.01,

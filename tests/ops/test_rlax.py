@@ -6,12 +6,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from tests.losses.table import Table, rows
 
 from retorq.losses.munchausen import scaled_log_policy, soft_value
+from retorq.losses.q_learning import QLearning
 from retorq.ops.distributions import categorical_projection, huber, quantile_huber
 from retorq.ops.rescale import rescale, unrescale
 from retorq.ops.returns import n_step
-from retorq.values import Categorical, Quantiles, greedy
+from retorq.values import Categorical, Quantiles, Scalars, greedy
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 with warnings.catch_warnings():
@@ -31,14 +33,15 @@ def generator():
     return np.random.default_rng(7)
 
 
-def compare(ours, theirs, *arguments):
+def compare(ours, theirs, *arguments, **tolerance):
     """Values, and gradients of their sum to the first argument."""
+    tolerance = tolerance or TOLERANCE
     leaf = torch.from_numpy(arguments[0]).requires_grad_()
     value = ours(leaf, *(torch.from_numpy(a) for a in arguments[1:]))
     value.sum().backward()
-    np.testing.assert_allclose(value.detach(), theirs(*arguments), **TOLERANCE)
+    np.testing.assert_allclose(value.detach(), theirs(*arguments), **tolerance)
     gradient = jax.grad(lambda x: theirs(x, *arguments[1:]).sum())(arguments[0])
-    np.testing.assert_allclose(leaf.grad, gradient, **TOLERANCE)
+    np.testing.assert_allclose(leaf.grad, gradient, **tolerance)
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-2])
@@ -202,3 +205,55 @@ def test_munchausen_scalars(generator, temperature):
         return jax.vmap(one)(values, action, reward, discount, now, ahead)
 
     compare(ours, theirs, values, ahead)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_q_learning(generator, double):
+    """DQN's error and its clipped gradient, with the target's or another network's choice of action."""
+    values, following, selector = 2 * generator.normal(size=(3, COLUMNS, ACTIONS)).astype(np.float32)
+    action, reward, discount = transitions(generator)
+
+    def ours(values, following, reward, discount):
+        target = Scalars(following[None])
+        chooser = Scalars(row(selector)) if double else target
+        goal = target.bellman(greedy(chooser), reward[None], discount[None], 0.0)
+        return Scalars(values[None]).regress(row(action), goal.detach(), 1.0)[0][0]
+
+    def theirs(values, following, reward, discount):
+        here = (values, action, reward, discount, following)
+        error = jax.vmap(rlax.double_q_learning)(*here, selector) if double else jax.vmap(rlax.q_learning)(*here)
+        return rlax.huber_loss(error, 1.0)
+
+    compare(ours, theirs, values, following, reward, discount)
+
+
+@pytest.mark.parametrize("length", [5, 12])
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_rescaled_n_step_double_q_learning(generator, n, length):
+    """R2D2's loss of a sequence; of 5 learned rows each has its full return, of 12 the last ones have shorter ones."""
+    rows_in_all, epsilon = 13, 1e-3
+    values, following = 3 * generator.normal(size=(2, rows_in_all, ACTIONS)).astype(np.float32)
+    action = generator.integers(0, ACTIONS, rows_in_all)
+    reward = 4 * generator.normal(size=rows_in_all).astype(np.float32)
+    terminated = generator.random(rows_in_all) < 0.2
+    loss = QLearning(length=length, n=n, gamma=0.9, double=True, clip="none", rescale=epsilon, kappa=float("inf"))
+
+    def ours(values):
+        batch = rows(*(torch.from_numpy(x)[:, None] for x in (action, reward, terminated)))
+        return loss(Table(values[:, None]), Table(torch.from_numpy(following)[:, None]), batch).loss[:, 0]
+
+    def theirs(values):
+        discount = (0.9 * ~terminated).astype(np.float32)
+        error = rlax.transformed_n_step_q_learning(
+            values[:-1],
+            action[:-1],
+            following[1:],
+            jax.lax.stop_gradient(values)[1:].argmax(-1),
+            reward[:-1],
+            discount[:-1],
+            n,
+            tx_pair=rlax.SIGNED_HYPERBOLIC_PAIR,
+        )
+        return 0.5 * error[:length] ** 2
+
+    compare(ours, theirs, values, rtol=2e-3, atol=2e-3)  # their inverse is the textbook form in float32

@@ -223,6 +223,20 @@ def test_every_result_has_its_command() -> None:
             ), f"no command is told for {file.name}"
 
 
+def test_every_claim_has_its_seeds_protocol_command_and_file() -> None:
+    """Commands name a script that is there, or a heading of the page below."""
+    page = ROOT / "docs" / "results.md"
+    rows = table(page, "claim")
+    assert len(rows) > 10
+    for row in rows:
+        assert all(row[name] for name in ("seeds", "protocol", "result")), row["claim"]
+        assert re.search(r"\]\(\.\./benchmarks/results/[\w.-]+\.(csv|json)\)", row["file"]), row["claim"]
+        script = re.match(r"`python (benchmarks/\w+\.py)\b.*`$", row["command"])
+        below = re.fullmatch(r"\[below\]\(#([\w-]+)\)", row["command"])
+        assert script or below, row["claim"]
+        assert (ROOT / script[1]).is_file() if script else below and below[1] in anchors(page), row["claim"]
+
+
 def test_the_learning_table_is_that_of_its_csv() -> None:
     """``python benchmarks/family.py --table`` prints what docs/results.md shows."""
     from benchmarks.family import table as printed

@@ -318,6 +318,22 @@ def test_the_pool_shares_float32_weights_and_rounds_others_only_when_told():
     assert len(pools["bf16"].receive()) == 1
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_new_weights_leave_the_memory_as_it_is(precision):
+    """An actor goes on with what it remembers by older weights (R2D2's staleness); a new one begins at games alone."""
+    small = agent("memory", precision=precision)
+    pool = LocalPool(actor_of(make("memory", columns=2), small.network, precision=precision))
+    for version in range(4):
+        before = {name: value.clone() for name, value in pool.actor.state.items()}
+        with torch.no_grad():
+            next(small.network.parameters()).add_(0.1)
+        pool.publish(small.network, version)
+        assert all(torch.equal(pool.actor.state[name], value) for name, value in before.items())
+        assert all(value.any() for value in before.values())
+        assert bool(before) is (version > 0)
+        pool.receive()
+
+
 def test_the_rounded_copy_rounds_weights_and_no_constants():
     """The cosines' multiples and the mean image are what the learner uses, else it acts with another embedding."""
     small = agent("catch", precision="bf16", center_images=True)

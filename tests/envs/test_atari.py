@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from retorq.envs.atari import Atari, game_names, rom_of
+from retorq.envs.make import make
 from retorq.envs.options import EnvOptions
 from retorq.types import UserError
 
@@ -191,6 +192,23 @@ def test_options_are_checked():
         EnvOptions(kwargs="length=3")
     with pytest.raises(UserError, match=r"env\.resize is 40, but ALE/Pong-v5 cannot use that option"):
         Atari("pong", columns=1, seed=0, options=EnvOptions(resize=40), training=True)
+
+
+def test_flickering_pong_hides_whole_screens_and_nothing_else():
+    """Hausknecht and Stone (2015), section 5: at every step, with probability 0.5; the game goes on as it would."""
+    games = [make("ALE/Pong-v5", columns=4, seed=3, options=EnvOptions(flicker=chance)) for chance in (0.5, 0.0)]
+    actions = np.random.default_rng(0).integers(6, size=(60, 4))
+    shown, whole = ([env.reset()["obs"]] + [env.step(action).observation["obs"] for action in actions] for env in games)
+    shown, whole = np.stack(shown), np.stack(whole)
+    assert whole.any(axis=(2, 3, 4)).all()
+    seen = shown.any(axis=(2, 3, 4))
+    assert abs(seen.mean() - 0.5) < 0.1  # 244 screens: three standard errors
+    np.testing.assert_array_equal(shown[seen], whole[seen])
+    rewards = [[env.step(np.full(4, 2)).reward for _ in range(40)] for env in games]
+    np.testing.assert_array_equal(*rewards)
+    assert np.any(rewards[0])
+    for env in games:
+        env.close()
 
 
 @pytest.mark.parametrize(("most", "expected"), [(0, {0}), (3, {0, 1, 2, 3})])

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from benchmarks import two_doors
+from benchmarks.rows import read
 
 from retorq import api
 from retorq.envs.options import EnvOptions
 from retorq.envs.toys import two_doors_returns
-from retorq.running.distributions import ReturnDistribution
+from retorq.running.distributions import ReturnDistribution, wasserstein
 
 
 def learned(shift: float) -> ReturnDistribution:
@@ -57,3 +58,23 @@ def test_every_agent_can_be_composed_and_asked(agent: str, monkeypatch: pytest.M
         assert not np.allclose(cautious.values(two_doors.HALL)[0], fresh.values(two_doors.HALL)[0], rtol=1e-3)
         same, _ = cautious.distribution(two_doors.HALL)
         np.testing.assert_allclose(same.mean(), fresh.distribution(two_doors.HALL)[0].mean(), rtol=1e-5)
+
+
+def test_the_table_holds_what_the_page_of_results_claims() -> None:
+    """Every agent, seed and door within the aim; the quantiles that are drawn are those that were measured."""
+    rows = read(two_doors.OUT)
+    doors = {(row["agent"], row["seed"], row["door"]) for row in rows}
+    assert doors == {
+        (agent, str(seed), door) for agent in two_doors.AGENTS for seed in range(3) for door in two_doors.DOORS
+    }
+    assert len(rows) == 24
+    for row in rows:
+        assert float(row["share"]) <= two_doors.AIM == 0.05
+        truth, chances = two_doors_returns(two_doors.DOORS.index(row["door"]))
+        assert float(row["range"]) == truth.max() - truth.min()
+        shown = np.array([float(value) for value in row["quantiles"].split()])
+        again = wasserstein(shown, np.full(len(shown), 1 / len(shown)), truth, chances)
+        assert again == pytest.approx(float(row["distance"]), abs=0.02 * float(row["range"]))
+        if row["agent"] == "iqn":
+            assert row["safe_by_cvar"] == "1.0"
+            assert 0.25 < float(row["safe_by_mean"]) < 0.75

@@ -244,6 +244,16 @@ def test_the_learning_table_is_that_of_its_csv() -> None:
     assert printed() in (ROOT / "docs" / "results.md").read_text()
 
 
+def test_the_table_of_unrolls_is_that_of_its_csv() -> None:
+    """1, 4 and 10 frames by no recurrence and unrolls of 1, 10 and 30: DRQN's table of timings."""
+    from benchmarks.unroll import table as printed
+
+    assert printed() in (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = table(ROOT / "docs" / "benchmarks.md", "frames")
+    assert [row["frames"] for row in rows] == ["1", "4", "10"]
+    assert list(rows[0]) == ["frames", "no recurrence", "unroll 1", "unroll 10", "unroll 30"]
+
+
 def test_the_table_of_peers_is_that_of_its_csv() -> None:
     """``python benchmarks/peers.py --table`` prints what docs/results.md shows."""
     from benchmarks import peers

@@ -10,7 +10,7 @@ from retorq.nn.cores import LSTM, Stateless
 
 def test_the_network_and_the_batch_of_a_case():
     sizes = unroll.QUICK
-    for (frames, length), core in (((2, 2), LSTM), ((1, 0), Stateless)):
+    for (frames, length), core in (((2, 2), LSTM), ((1, 1), LSTM), ((1, 0), Stateless)):
         network, forward = unroll.prepared((frames, length), sizes, "cpu")
         assert isinstance(network.core, core)
         assert network.torso.image("obs").layers[0].in_channels == frames

@@ -97,3 +97,19 @@ def test_single_values_are_no_distribution(monkeypatch):
     monkeypatch.setattr(one.network, "head", lambda features, *_: Scalars(features.x[..., :2]))
     with pytest.raises(UserError, match=r"agent is 'recurrent_iqn', which learns single values .* use values\(\)"):
         one.distribution(np.zeros(2, np.float32))
+
+
+def test_noise_is_off_in_what_is_played_and_in_what_is_told():
+    """As in an evaluation; afterwards the network is as it was."""
+    task = api.compose("catch", agent="noisy_dqn", preset="toy", config={}, options=EnvOptions(), device="cpu", seed=0)
+    one = api.Player(task, step=0)
+    network, modes = one.network, []
+    assert network.noisy
+    assert network.training
+    plain = network.head
+    network.head = lambda *given, **more: (modes.append(network.training), plain(*given, **more))[1]
+    told = list(one.film(seed=2, longest=4))
+    assert len(told) == 5
+    assert len(modes) >= 9  # looked at and played
+    assert not any(modes)
+    assert network.training

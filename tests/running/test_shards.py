@@ -270,6 +270,35 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
 
 
 @pytest.mark.skipif(not RAY, reason="Ray (extra dist) is not installed")
+def test_the_object_store_never_holds_more_than_what_is_under_way(tmp_path, monkeypatch):
+    """Looked at in a run of batches of a megabyte, 200 of them, in a store of 100 MiB and more."""
+    settings = {**SHARDED, "num_envs": 4, "replay_size": 40_000, "warmup": 2_000, "batch_size": 4_096, "steps": 2_200}
+    settings |= {"preset": "toy", "replay_ratio": 4_096.0, "log_every": 2_000, "threads": 1, "checkpoint_seconds": 5.0}
+    learn, used = Trainer._learn, []
+
+    def learning(self):
+        learn(self)
+        ray = self.pool._ray
+        total = ray.cluster_resources()["object_store_memory"]
+        used.append(total - ray.available_resources().get("object_store_memory", 0.0))
+        if self.updates >= 200:
+            self.total = self.steps
+
+    monkeypatch.setattr(Trainer, "_learn", learning)
+    assert retorq.train("catch", "apex_dqn", run=tmp_path / "run", say=print, **settings).code in (0, 75)
+    made = api.compose(
+        "catch",
+        agent="apex_dqn",
+        preset="toy",
+        config={k: settings[k] for k in ("num_envs", "replay_size", "warmup", "batch_size")},
+        options=EnvOptions(),
+        device="cpu",
+        seed=0,
+    )
+    assert 0 < max(used) <= beside_bytes(made.agent, RunOptions(steps=1, **SHARDED))
+
+
+@pytest.mark.skipif(not RAY, reason="Ray (extra dist) is not installed")
 def test_a_checkpoint_gives_each_shard_its_rows_back(tmp_path, monkeypatch):
     """And the run looked at Ray with one watch, for actors and shards alike."""
     watches, init = [], HeadWatch.__init__

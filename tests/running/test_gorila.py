@@ -3,10 +3,12 @@
 import importlib.util
 import os
 import signal
+from itertools import pairwise
 
 import psutil
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 import retorq
 from retorq import api
@@ -184,6 +186,42 @@ def test_metrics_are_means_over_all_updates_of_all_bundles(monkeypatch):
     assert means["loss"] == pytest.approx(sum(seen) / len(seen))
     assert means["skipped"] == 0
     assert trainer.means() == {}
+
+
+def test_every_bundle_acts_with_the_newest_weights():
+    """Those of the servers when its step begins, whoever made the last update."""
+    trainer, seen = trained(made(), 100), []
+    for bundle in trainer._bundles:
+        there = bundle.peer.made
+
+        def stepping(there=there, step=there.trainer.step):
+            acting = parameters_to_vector(there.trainer.pool.actor.network.parameters())
+            seen.append(torch.equal(acting, weights(trainer)))
+            step()
+
+        there.trainer.step = stepping
+    trained(trainer, 160)
+    assert len(seen) > 20
+    assert all(seen)
+
+
+@pytest.mark.parametrize("anneal", [True, False])
+def test_gradients_come_with_the_learning_rate_of_their_time(anneal):
+    """Which falls to 0 over the run where that is asked for."""
+    trainer, rates = made(total=400, anneal_learning_rate=anneal, learning_rate=0.01), []
+    server = trainer.servers[0].made
+    apply = server.apply
+
+    def noting(gradient, version, rate):
+        rates.append(rate)
+        return apply(gradient, version, rate)
+
+    server.apply = noting
+    trained(trainer, 400)
+    assert all(later <= rate for rate, later in pairwise(rates))
+    assert 0.008 < rates[0] <= 0.01
+    assert (rates[-1] < 0.0005) is anneal
+    assert (set(rates) == {0.01}) is not anneal
 
 
 def test_games_are_told_with_the_columns_of_the_run():

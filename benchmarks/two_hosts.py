@@ -89,9 +89,10 @@ class Program:
 
     def _read(self, name: str, say: Callable[[str, str], None]) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.lines.append(line.rstrip())
-            say(name, line.rstrip())
+        with self._process.stdout as said:
+            for line in said:
+                self.lines.append(line.rstrip())
+                say(name, line.rstrip())
 
     def count(self, text: str) -> int:
         """How many lines hold ``text``."""

@@ -1,5 +1,6 @@
 """Ray as retorq starts it on one host: only this user, only this host; and what is left when a process is killed."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -19,15 +20,15 @@ from retorq.types import UserError
 HERE = Path(__file__).parents[2]
 WITH_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray (extra dist) is not installed")
 PREPARED = "import sys; sys.path[:0] = {paths!r}; from tests.acting import elsewhere, test_pools as pools\n"
-POOL = "network = elsewhere.Weighted(); pool = pools.{pool}(network); pool.publish(network, 0)\n"
+POOL = "network = elsewhere.Weighted(); pool = pools.{pool}(network{more}); pool.publish(network, 0)\n"
 PLAYING = "while not all(version >= 0 for version in pool.versions): pool.receive()\n"
 
 
-def program(code, pool):
-    """A process that has a pool whose actors play, and then runs ``code``."""
+def program(code, pool, more=""):
+    """A process that has a pool whose actors play, made with ``more`` arguments, and then runs ``code``."""
     paths = [str(HERE), str(HERE / "tests" / "envs")]
     return subprocess.Popen(
-        [sys.executable, "-c", PREPARED.format(paths=paths) + POOL.format(pool=pool) + PLAYING + code],
+        [sys.executable, "-c", PREPARED.format(paths=paths) + POOL.format(pool=pool, more=more) + PLAYING + code],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -50,6 +51,28 @@ def test_actors_end_when_their_learner_is_killed():
     learner.send_signal(signal.SIGKILL)
     learner.communicate()
     assert gone(actors, 10.0)
+
+
+def test_actors_end_in_the_middle_of_a_step_when_their_learner_is_killed(tmp_path):
+    """However long the step would take: nobody is there any more to kill them."""
+    marker = tmp_path / "hangs"
+    more = f", what='hang', at=33, marker={str(marker)!r}, time_limit=600.0"
+    learner = program("print('playing', flush=True)\nwhile True: pool.receive()", "processes", more)
+    assert learner.stdout.readline() == "playing\n"
+    end = time.monotonic() + 120.0
+    while not marker.exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    actors = psutil.Process(learner.pid).children(recursive=True)
+    assert len(actors) == 2
+    learner.send_signal(signal.SIGKILL)
+    try:
+        assert gone(actors, 120.0)
+    finally:
+        for actor in actors:  # else nobody would end them, nor the stream that they share with the learner
+            with contextlib.suppress(psutil.Error):
+                actor.kill()
+        learner.communicate()
 
 
 SAFETY = """

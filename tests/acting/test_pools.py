@@ -297,6 +297,28 @@ def test_weights_are_never_read_half_written():
     assert len(seen) > 10
 
 
+def test_weights_of_a_writer_that_broke_off_are_not_read(monkeypatch):
+    """Not before it has written all of them."""
+    monkeypatch.setattr("retorq.acting.shared.PATIENCE", 0.2)
+
+    def weights(*sizes):
+        return torch.nn.ParameterList(torch.nn.Parameter(torch.ones(size), requires_grad=False) for size in sizes)
+
+    file = unnamed_file(size(weights(3, 3)))
+    shared, reader, copy = SharedWeights(weights(3, 3), file), SharedWeights(weights(3, 3), file), weights(3, 3)
+    shared.write(weights(3, 3), 1)
+    assert reader.read(copy) == 1
+    with pytest.raises(RuntimeError):
+        shared.write(weights(3, 4), 2)
+    with pytest.raises(TimeoutError, match="stayed half-written"):
+        reader.read(copy)
+    shared.write(weights(3, 3), 3)
+    assert reader.read(copy) == 3
+    reader.close()
+    shared.close()
+    os.close(file)
+
+
 @pytest.fixture(params=["process", "ray"])
 def failing(request):
     """Makes a pool whose actors may fail."""

@@ -285,6 +285,17 @@ def test_a_parameter_server_that_is_lost_ends_the_run():
         trainer.tensors()
 
 
+def test_a_bundle_that_fails_for_want_of_a_server_is_not_started_anew():
+    """The run ends as one that can go on, and not as one whose bundle has failed too often."""
+    trainer = trained(made(), 60)
+    server, bundle = Mortal(trainer.servers[1].made), Mortal(trainer._bundles[0].peer.made)
+    trainer.servers[1], trainer._bundles[0].peer = server, bundle
+    server.dead = bundle.dead = True
+    with pytest.raises(Stopped, match="parameter server 1 was struck by lightning"):
+        trainer.step()
+    assert trainer.replaced == 0
+
+
 def test_a_lost_head_ends_the_run_and_the_servers_alone_are_enough_to_go_on():
     """Bundles that are not in a checkpoint begin anew, and no gradient is forgotten."""
     one, other = trained(made(), 200), made(seed=1)

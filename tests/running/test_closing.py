@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from retorq.running.closing import Next, from_python, headless, lines, reason
+from retorq.running.closing import Next, from_python, headless, lines, reason, unsaved, weightless
 
 THEN = Next(resume="again", evaluate="look")
 
@@ -25,10 +25,10 @@ def test_the_lines_after_it():
     ]
     told = list(lines((-20.7, 1), saved, THEN, done=False))
     assert told == ["score -20.7, of one game", f"checkpoint {saved}", "go on with: again"]
-    told = list(lines((None, 0), None, THEN, done=True))
+    told = list(lines((None, 0), None, THEN, done=True, unsaved=unsaved(1_200)))
     assert told == [
         "no game was played to its end yet, so there is no score",
-        "NOT saved, the last checkpoint stands",
+        "NOT saved, the checkpoint of step 1,200 stands",
         "go on with: again",
     ]
 
@@ -40,9 +40,19 @@ def test_from_python_it_is_python():
 
 
 def test_without_a_head_nothing_is_said_to_be_saved_that_was_not():
-    assert headless("Ray's head is gone", True) == (
+    assert headless("Ray's head is gone", True, 1_200) == (
         "Ray's head is gone; what was learned was saved. Start the cluster and go on with the run."
     )
-    assert headless("Ray's head is gone", False) == (
-        "Ray's head is gone; NOT saved, the last checkpoint stands. Start the cluster and go on with the run."
+    assert headless("Ray's head is gone", False, 1_200) == (
+        "Ray's head is gone; NOT saved, the checkpoint of step 1,200 stands. Start the cluster and go on with the run."
     )
+    assert headless("Ray's head is gone", False, None) == (
+        "Ray's head is gone; NOT saved, and there is no checkpoint yet. Start the cluster, and the same command begins "
+        "anew."
+    )
+
+
+def test_without_weights_it_is_said_what_the_same_command_does():
+    what = "parameter server 0 died, and the weights it held are gone"
+    assert weightless(what, 0) == f"{what}; the same command goes on from the checkpoint of step 0."
+    assert weightless(what, None) == f"{what}; there is no checkpoint yet: the same command begins anew."

@@ -277,11 +277,30 @@ def test_a_parameter_server_that_is_lost_ends_the_run():
     trainer = trained(made(), 60)
     trainer.servers[1] = Mortal(trainer.servers[1].made)
     trainer.servers[1].dead = True
-    with pytest.raises(
-        Stopped, match=r"parameter server 1 was struck by lightning, .* goes on from the last checkpoint"
-    ):
+    with pytest.raises(Stopped, match=r"parameter server 1 was struck by lightning, and the weights it held are gone$"):
         trainer._server(1, "told")
-    with pytest.raises(Lost):
+    with pytest.raises(Stopped, match="parameter server 1"):
+        trainer.tensors()
+
+
+def test_no_server_is_blamed_where_ray_is_gone():
+    trainer = trained(made(), 60)
+    trainer.servers[0] = Mortal(trainer.servers[0].made)
+    trainer.servers[0].dead = True
+
+    def gone():
+        raise HeadLost("Ray has ended on this host")
+
+    trainer.require_to_blame = gone
+    with pytest.raises(HeadLost, match="Ray has ended on this host"):
+        trainer.step()
+
+
+def test_a_bundle_that_is_lost_while_it_is_saved_is_named():
+    trainer = trained(made(), 60)
+    trainer._bundles[1].peer = Mortal(trainer._bundles[1].peer.made)
+    trainer._bundles[1].peer.dead = True
+    with pytest.raises(Lost, match="bundle 1 was struck by lightning"):
         trainer.tensors()
 
 

@@ -15,11 +15,14 @@ from retorq.acting.ray_settings import own_token
 from retorq.distributed.sharded import ShardedReplay
 from retorq.distributed.shards import Shards
 from retorq.envs.make import make
+from retorq.running import keeping
 from retorq.running import train as training
+from retorq.running.bundles import gorila
 from retorq.running.checkpoint import newest
+from retorq.running.gorila import Gorila
 from retorq.running.shards import entry, snapshot
 from retorq.running.trainer import Trainer
-from retorq.types import Diverged, HeadLost
+from retorq.types import Diverged, HeadLost, Stopped
 
 RAY = importlib.util.find_spec("ray") is not None  # not to be imported before its settings are made
 LIMIT = 120.0
@@ -103,10 +106,10 @@ def test_a_run_that_can_save_nothing_says_so(tmp_path, monkeypatch):
     elsewhere.lose(HeadLost("Ray's head is gone"))
 
     def full(*given, **settings):
-        raise training.SaveFailed("no space left", 5_000)
+        raise keeping.SaveFailed("no space left", 5_000)
 
-    monkeypatch.setattr(training, "save", full)
-    with pytest.raises(HeadLost, match="Ray's head is gone; NOT saved, the last checkpoint stands") as caught:
+    monkeypatch.setattr(keeping, "save", full)
+    with pytest.raises(HeadLost, match="Ray's head is gone; NOT saved, and there is no checkpoint yet") as caught:
         start(tmp_path)
     assert caught.value.exit_code == 75
 
@@ -116,8 +119,56 @@ def test_a_head_that_is_lost_before_the_first_step_is_told_alike(tmp_path, monke
         raise HeadLost("Ray's head is gone")
 
     monkeypatch.setattr(training, "_trainer", lost)
-    with pytest.raises(HeadLost, match=r"Ray's head is gone; NOT saved, .* Start the cluster and go on with the run"):
+    with pytest.raises(
+        HeadLost, match=r"Ray's head is gone; NOT saved, .*Start the cluster, and the same command begins"
+    ):
         start(tmp_path)
+
+
+BEGINS = "Start the cluster, and the same command begins anew."
+
+
+@pytest.mark.parametrize(
+    ("head", "seconds", "left"),
+    [
+        (False, 600.0, "parameter server 0 was struck by lightning, and the weights it held are gone; there is no "),
+        (False, 0.0, "parameter server 0 was struck by lightning, and the weights it held are gone; the same command "),
+        (True, 600.0, f"Ray has ended on this host; NOT saved, and there is no checkpoint yet. {BEGINS}"),
+    ],
+)
+def test_weights_that_are_lost_end_the_run_in_one_sentence(head, seconds, left, tmp_path, monkeypatch, capsys):
+    def build(task, run, folder, held):
+        return gorila(task, run)
+
+    def step(trainer):
+        plain(trainer)
+        if trainer.steps >= 60 and seconds:
+            lose(trainer)
+
+    def lose(trainer):
+        trainer.servers[0] = Mortal(trainer.servers[0].made)
+        trainer.servers[0].close()
+        if head:
+            trainer.require = trainer.require_to_blame = gone
+
+    def gone():
+        raise HeadLost("Ray has ended on this host")
+
+    plain = Gorila.step
+    monkeypatch.setattr(training, "_trainer", build)
+    monkeypatch.setattr(Gorila, "step", step)
+    small = {"num_envs": 4, "torso_hidden": (8,), "hidden_size": 8, "batch_size": 4, "warmup": 40, "replay_size": 800}
+    given = {"steps": 400, "preset": "toy", "tensorboard": False, "threads": 1, "checkpoint_seconds": seconds}
+    if not seconds:  # lost while a checkpoint is written, and there is one already
+        tensors = Gorila.tensors
+        monkeypatch.setattr(Gorila, "tensors", lambda t, alone=False: (t.steps >= 60 and lose(t), tensors(t, alone))[1])
+    with pytest.raises(Stopped) as caught:
+        api.train("catch", "gorila", run=tmp_path, say=lambda line: None, **small, **given)
+    assert caught.value.exit_code == 75
+    assert str(caught.value).startswith(left)
+    if not seconds:
+        assert str(caught.value).endswith(f"from the checkpoint of step {newest(tmp_path / 'checkpoints').step}.")
+    assert "checkpoint" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_never_mixes_two_lives_of_a_shard(tmp_path, monkeypatch, capsys):
@@ -180,7 +231,7 @@ AGAIN = "Start the cluster and go on with the run."
         pytest.param(SHARDED, HERE, False, "what was learned was saved", marks=pytest.mark.slow),
         pytest.param(SHARDED, HEAD, True, "what was learned was saved", marks=pytest.mark.slow),
         pytest.param(BUNDLES, HEAD, False, "what was learned was saved", marks=pytest.mark.slow),
-        pytest.param(BUNDLES, ALL, None, "NOT saved, the last checkpoint stands", marks=pytest.mark.slow),
+        pytest.param(BUNDLES, ALL, None, "NOT saved, and there is no checkpoint yet", marks=pytest.mark.slow),
     ],
 )
 def test_what_can_be_reached_is_saved_and_said_to_be(agent, killed, replay, said, tmp_path):
@@ -191,7 +242,7 @@ def test_what_can_be_reached_is_saved_and_said_to_be(agent, killed, replay, said
     begun = time.monotonic()
     out, _ = program.communicate(timeout=LIMIT)
     assert (program.returncode, "Traceback" in out) == (75, False), out
-    assert out.splitlines()[-1].endswith(f"; {said}. {AGAIN}")
+    assert out.splitlines()[-1].endswith(f"; {said}. {BEGINS if replay is None else AGAIN}")
     assert time.monotonic() - begun < 40
     found = newest(tmp_path / "checkpoints")
     if replay is None:

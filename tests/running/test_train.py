@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.small import SETTINGS
 
 from retorq import api
-from retorq.running import train as training
+from retorq.running import keeping
 from retorq.running.checkpoint import SaveFailed, newest
 from retorq.running.train import RunOptions
 from retorq.running.trainer import Trainer
@@ -61,17 +61,17 @@ def fail_to_save(*_, **__):
 
 
 def test_a_full_disk_does_not_stop_a_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "save", fail_to_save)
+    monkeypatch.setattr(keeping, "save", fail_to_save)
     assert start(tmp_path, checkpoint_seconds=0.0).code == 75
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("checkpoint not written: the checkpoint of step 1 was not saved: No space left") > 10
     assert "done: 60 steps" in out
-    assert f"NOT saved, the last checkpoint stands go on with: retorq.resume({str(tmp_path)!r})" in out
+    assert f"NOT saved, and there is no checkpoint yet go on with: retorq.resume({str(tmp_path)!r})" in out
     assert newest(tmp_path / "checkpoints") is None
 
 
 def test_a_stopped_run_that_cannot_be_saved_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "save", fail_to_save)
+    monkeypatch.setattr(keeping, "save", fail_to_save)
     plain = Trainer.step
 
     def step(self):
@@ -80,15 +80,13 @@ def test_a_stopped_run_that_cannot_be_saved_says_so(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(Trainer, "step", step)
     assert start(tmp_path).code == 75
-    assert "NOT saved, the last checkpoint stands" in capsys.readouterr().out
+    assert "NOT saved, and there is no checkpoint yet" in capsys.readouterr().out
 
 
 def test_checkpoints_are_written_on_their_period(tmp_path, monkeypatch):
     saved = []
-    plain = training.save
-    monkeypatch.setattr(
-        training, "save", lambda folder, step, **rest: (saved.append(step), plain(folder, step, **rest))
-    )
+    plain = keeping.save
+    monkeypatch.setattr(keeping, "save", lambda folder, step, **rest: (saved.append(step), plain(folder, step, **rest)))
     start(tmp_path / "often", checkpoint_seconds=0.0, steps=10)
     assert saved == [2, 4, 6, 8, 10, 10]
     saved.clear()

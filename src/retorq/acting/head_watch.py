@@ -137,6 +137,18 @@ class HeadWatch:
             time.sleep(PERIOD)
         self.require_here()
 
+    def require_to_blame(self) -> None:
+        """The same before a process of this host is said to have died by itself; takes a second or more.
+
+        Whatever Ray takes along may be gone a moment before Ray is seen to be.
+
+        Raises:
+            HeadLost: it is gone.
+        """
+        self.require_to_start()
+        time.sleep(PERIOD)
+        self.require_to_start()
+
     def look(self) -> None:
         """Look now."""
         self.failures = 0 if answers(self.cluster.head, seconds=PERIOD) else self.failures + 1

@@ -80,6 +80,7 @@ def gorila(task: Task, run: RunOptions, watch: HeadWatch | None = None) -> Goril
         time_limit=run.actor_time_limit,
         keeps_rows=watch is None,
         require=(lambda: None) if watch is None else watch.require,
+        require_to_blame=(lambda: None) if watch is None else watch.require_to_blame,
     )
 
 

@@ -31,21 +31,39 @@ def reason(signal: str, step: int, total: int, updates: int, seconds: float) -> 
     return f"stopped by {by} at step {step:,} of {total:,}, {worked}; saving"
 
 
-def headless(what: str, saved: bool) -> str:
-    """Why a run ended that has lost Ray, and what is left of it."""
-    left = "what was learned was saved" if saved else "NOT saved, the last checkpoint stands"
+def unsaved(standing: int | None) -> str:
+    """What is left of a run that could not be saved; ``standing``: the step of its newest checkpoint, if it has any."""
+    if standing is None:
+        return "NOT saved, and there is no checkpoint yet"
+    return f"NOT saved, the checkpoint of step {standing:,} stands"
+
+
+def headless(what: str, saved: bool, standing: int | None) -> str:
+    """Why a run ended that has lost Ray, and what is left of it; ``standing`` as for ``unsaved``."""
+    left = "what was learned was saved" if saved else unsaved(standing)
+    if not saved and standing is None:
+        return f"{what}; {left}. Start the cluster, and the same command begins anew."
     return f"{what}; {left}. Start the cluster and go on with the run."
 
 
-def lines(score: tuple[float | None, int], checkpoint: Path | None, then: Next, *, done: bool) -> Iterator[str]:
-    """What follows the reason: the score, the checkpoint (None: it could not be written), the next command."""
+def weightless(what: str, standing: int | None) -> str:
+    """Why a run ended that has lost its weights; ``standing`` as for ``unsaved``."""
+    if standing is None:
+        return f"{what}; there is no checkpoint yet: the same command begins anew."
+    return f"{what}; the same command goes on from the checkpoint of step {standing:,}."
+
+
+def lines(
+    score: tuple[float | None, int], checkpoint: Path | None, then: Next, *, done: bool, unsaved: str = ""
+) -> Iterator[str]:
+    """What follows the reason: the score, the checkpoint (None: what ``unsaved`` says), the next command."""
     mean, games = score
     if mean is None:
         yield "no game was played to its end yet, so there is no score"
     else:
         yield f"score {mean:.3g}, " + (f"the mean of the last {games} training games" if games > 1 else "of one game")
     if checkpoint is None:
-        yield "NOT saved, the last checkpoint stands"
+        yield unsaved
     else:
         yield f"checkpoint {checkpoint}"
     if done and checkpoint is not None:

@@ -49,6 +49,7 @@ class Gorila:
         most_restarts: How often one bundle is started anew before the run is given up.
         keeps_rows: Whether checkpoints hold the replays.
         require: Raises :class:`HeadLost` where bundles could not be started any more; called again and again.
+        require_to_blame: The same before a server is said to be lost, which may take seconds.
     """
 
     last_batch: Batch | None = None
@@ -66,11 +67,12 @@ class Gorila:
         most_restarts: int = 10,
         keeps_rows: bool = True,
         require: Callable[[], None] = lambda: None,
+        require_to_blame: Callable[[], None] = lambda: None,
     ) -> None:
         assert agent.bundles is not None
         self.agent, self.servers, self.start, self.total = agent, servers, start, total
         self.rounds, self.time_limit, self.most_restarts = rounds, time_limit, most_restarts
-        self.keeps_rows, self.require = keeps_rows, require
+        self.keeps_rows, self.require, self.require_to_blame = keeps_rows, require, require_to_blame
         self.steps = self.updates = self.replaced = self.environments_replaced = 0
         self._restarts = [0] * agent.bundles.count
         self._gone = {"sent": 0, "outlying": 0}  # counts of bundles that were lost
@@ -80,8 +82,8 @@ class Gorila:
         self._episodes: list[Episode] = []
         self._faults: list[str] = []
         weights = parameters_to_vector(agent.network.parameters()).detach().numpy()
-        for server, part in zip(servers, slices(len(weights), len(servers)), strict=True):
-            self._ask(server, "begin", weights[part])
+        for server, part in enumerate(slices(len(weights), len(servers))):
+            self._server(server, "begin", weights[part])
         self._bundles = [self._begun(bundle, 0) for bundle in range(agent.bundles.count)]
 
     def _ask(self, peer: Peer, method: str, *arguments: Any) -> Any:
@@ -154,14 +156,18 @@ class Gorila:
     def _columns(self) -> int:
         return self.agent.columns // len(self._bundles)
 
-    def _server(self, server: int, method: str) -> Any:
+    def _server(self, server: int, method: str, *arguments: Any) -> Any:
         try:
-            return self._ask(self.servers[server], method)
+            return self._ask(self.servers[server], method, *arguments)
         except Lost as lost:
-            raise Stopped(
-                f"parameter server {server} {lost}, and the weights it held are gone; the same command goes on from "
-                "the last checkpoint."
-            ) from lost
+            self.require_to_blame()  # what it died of may be that Ray is gone
+            raise Stopped(f"parameter server {server} {lost}, and the weights it held are gone") from lost
+
+    def _bundle(self, number: int, method: str, *arguments: Any) -> Any:
+        try:
+            return self._ask(self._bundles[number].peer, method, *arguments)
+        except Lost as lost:
+            raise Lost(f"bundle {number} {lost}") from lost
 
     def _replace(self, number: int, reason: str) -> None:
         bundle = self._bundles[number]
@@ -225,12 +231,12 @@ class Gorila:
         told, self._faults = self._faults, []
         return told
 
-    def _settled(self) -> list[Peer]:
-        """All bundles, with no turn under way."""
-        for number in range(len(self._bundles)):
-            if self._bundles[number].call is not None:
-                self._hear(number, self._bundles[number])
-        return [bundle.peer for bundle in self._bundles]
+    def _settled(self) -> range:
+        """All bundles by number, with no turn under way."""
+        for number, bundle in enumerate(self._bundles):
+            if bundle.call is not None:
+                self._hear(number, bundle)
+        return range(len(self._bundles))
 
     @property
     def lives(self) -> tuple[int, ...]:
@@ -244,13 +250,14 @@ class Gorila:
             alone: Leave the bundles out, which may be out of reach: those that resume begin empty.
 
         Raises:
-            Lost: a server or bundle is gone.
+            Lost: a bundle is gone.
+            Stopped: a server is, or Ray.
         """
         parts: dict[str, dict[str, Tensor]] = {}
-        for number, peer in enumerate([] if alone else self._settled()):
-            saved = self._ask(peer, "save")[0]
+        for number in [] if alone else self._settled():
+            saved = self._bundle(number, "save")[0]
             parts |= {f"bundle{number}-{name}": as_tensors(part) for name, part in saved.items()}
-        servers = [as_tensors(self._ask(server, "state_dict")[0]) for server in self.servers]
+        servers = [as_tensors(self._server(server, "state_dict")[0]) for server in range(len(self.servers))]
         fill(self.agent.network, [tensors["weights"].numpy() for tensors in servers])
         weights = {f"online.{name}": value.detach().clone() for name, value in self.agent.network.state_dict().items()}
         return parts | {f"server{number}": tensors for number, tensors in enumerate(servers)} | {"learner": weights}
@@ -259,8 +266,8 @@ class Gorila:
         """What a checkpoint must hold as plain JSON; ``alone`` as for ``tensors``."""
         return {
             **{name: getattr(self, name) for name in _SAVED},
-            "servers": [self._ask(server, "state_dict")[1] for server in self.servers],
-            "bundles": [] if alone else [self._ask(peer, "save")[1] for peer in self._settled()],
+            "servers": [self._server(server, "state_dict")[1] for server in range(len(self.servers))],
+            "bundles": [] if alone else [self._bundle(number, "save")[1] for number in self._settled()],
             "counts": [[bundle.sent, bundle.outlying] for bundle in self._bundles],
         }
 
@@ -269,13 +276,13 @@ class Gorila:
         if not self.keeps_rows:
             return {}
         pieces: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {}
-        for number, peer in enumerate(self._settled()):
-            for name, fingerprint in self._ask(peer, "chunks"):
-                pieces[f"bundle{number}-{name}"] = (fingerprint, partial(self._piece, peer, name))
+        for number in self._settled():
+            for name, fingerprint in self._bundle(number, "chunks"):
+                pieces[f"bundle{number}-{name}"] = (fingerprint, partial(self._piece, number, name))
         return pieces
 
-    def _piece(self, peer: Peer, name: str) -> dict[str, Tensor]:
-        return as_tensors(self._ask(peer, "piece", name))
+    def _piece(self, number: int, name: str) -> dict[str, Tensor]:
+        return as_tensors(self._bundle(number, "piece", name))
 
     def load(
         self,
@@ -289,8 +296,8 @@ class Gorila:
 
         Bundles that the checkpoint does not hold begin anew, and their counts are those of bundles that were lost.
         """
-        for number, server in enumerate(self.servers):
-            self._ask(server, "load", as_bytes(read(f"server{number}")), numbers["servers"][number])
+        for number in range(len(self.servers)):
+            self._server(number, "load", as_bytes(read(f"server{number}")), numbers["servers"][number])
         for name in _SAVED:
             setattr(self, name, numbers.get(name, getattr(self, name)))  # checkpoints of before do not have all
         exact = bool(numbers["bundles"])
@@ -301,7 +308,7 @@ class Gorila:
                 continue
             prefix = f"bundle{number}-"
             mine = {name.removeprefix(prefix): as_bytes(read(name)) for name in parts if name.startswith(prefix)}
-            exact &= self._ask(bundle.peer, "load", mine, numbers["bundles"][number], rows)
+            exact &= self._bundle(number, "load", mine, numbers["bundles"][number], rows)
             bundle.sent, bundle.outlying = numbers["counts"][number]
         self.updates = int(self._server(0, "told")["updates"])
         return exact

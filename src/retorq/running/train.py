@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
 from retorq.acting.cluster import address_of
 from retorq.acting.head_watch import HeadWatch
 from retorq.acting.ray_settings import DEFAULT_TOKEN
 from retorq.agent import Agent
-from retorq.distributed.peers import Lost
 from retorq.envs.options import EnvOptions
 from retorq.running import closing
 from retorq.running.actors import actors, cluster_for
 from retorq.running.bundles import gorila, require_bundles
-from retorq.running.checkpoint import Checkpoint, Part, SaveFailed, newest, save
 from retorq.running.folder import RunFolder
 from retorq.running.gorila import Gorila
+from retorq.running.keeping import dump, resume, standing, store
 from retorq.running.log import Log
 from retorq.running.plan import Plan, cores, exploration, plan, require_memory, timed
 from retorq.running.shards import require_shards, shards
@@ -226,8 +223,8 @@ def train(
         try:
             trainer = _trainer(task, run, folder, held)
             resume(trainer, folder, log)
-        except HeadLost as error:
-            raise HeadLost(closing.headless(str(error), False)) from error
+        except Stopped as error:
+            raise _ended(error, False, folder) from error
         with log, stop if stop is not None else StopSignal(log.notice) as stopping:
             return _loop(trainer, run, folder, log, stopping, then or closing.from_python(folder.path))
 
@@ -273,19 +270,31 @@ def _loop(
                 saved_at = time.monotonic()
     except Exception as error:
         if isinstance(error, Diverged):
-            _dump(trainer, folder.path / "diverged.safetensors")
-        # Whatever failed, an environment above all, what was learned up to here is sound.
-        stored = store(trainer, folder, log, run, True)
+            dump(trainer, folder.path / "diverged.safetensors")
+        if isinstance(error, Stopped) and not isinstance(error, HeadLost):
+            raise _ended(error, False, folder) from error  # the weights are gone
+        # Whatever else failed, an environment above all, what was learned up to here is sound.
+        stored = store(trainer, folder, log, run, last=True, lost=isinstance(error, HeadLost))
         if isinstance(error, HeadLost):
-            raise HeadLost(closing.headless(str(error), stored)) from error
+            raise _ended(error, stored, folder) from error
         raise
     log.end(trainer.steps, trainer.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon)
     signal = "" if trainer.done else stopping.name
     log.say(closing.reason(signal, trainer.steps, trainer.total, trainer.updates, log.seconds))
-    path = folder.checkpoints / str(trainer.steps) if store(trainer, folder, log, run, True) else None
-    for line in closing.lines(log.score, path, then, done=trainer.done):
+    stored = store(trainer, folder, log, run, last=True)
+    path = folder.checkpoints / str(trainer.steps) if stored else None
+    left = "" if stored else closing.unsaved(standing(folder))
+    for line in closing.lines(log.score, path, then, done=trainer.done, unsaved=left):
         log.say(line)
     return 0 if trainer.done and path else RESUMABLE
+
+
+def _ended(error: Stopped, saved: bool, folder: RunFolder) -> Stopped:
+    """The same with what is left of the run."""
+    left = standing(folder)
+    if isinstance(error, HeadLost):
+        return HeadLost(closing.headless(str(error), saved, left))
+    return Stopped(closing.weightless(str(error), left))
 
 
 def _values(trainer: Trainer | Gorila) -> dict[str, float]:
@@ -297,87 +306,6 @@ def _ratio(trainer: Trainer | Gorila) -> float:
     if learned < trainer.agent.warmup / 10:  # the first update comes with the first step: no ratio yet
         return 0.0
     return round(trainer.updates * trainer.agent.rows_per_update / max(1, learned), 3)
-
-
-def store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions, last: bool = False) -> bool:
-    """Write a checkpoint; a full disk is told and survived. Returns whether it was written.
-
-    What runs elsewhere (shards of the replay, bundles) is left out where it is lost for good. ``last``: also where it
-    is lost twice while it is saved; otherwise the next checkpoint will have it.
-    """
-    for _attempt in range(2):
-        try:
-            return _store(trainer, folder, log, run)
-        except (Diverged, Stopped) as error:
-            lost: Exception = error
-            break
-        except (SaveFailed, Lost) as error:
-            lost = error
-            if not last or not isinstance(error.__cause__ if isinstance(error, SaveFailed) else error, Lost):
-                log.say(f"checkpoint not written: {error}")
-                return False
-    log.say(f"the checkpoint leaves out what runs elsewhere: {lost}")
-    try:
-        return _store(trainer, folder, log, run, alone=True)
-    except (SaveFailed, Lost, Stopped) as error:
-        log.say(f"checkpoint not written: {error}")
-        return False
-
-
-def _store(trainer: Trainer | Gorila, folder: RunFolder, log: Log, run: RunOptions, *, alone: bool = False) -> bool:
-    """Write one, of one life of each peer; raises ``SaveFailed`` or ``Lost``, or what starting a peer anew raises."""
-    rows = run.save_replay and trainer.keeps_rows and not alone
-    lives = trainer.lives
-    parts = {name: Part(tensors=lambda t=tensors: t) for name, tensors in trainer.tensors(alone).items()}  # type: ignore[misc]
-    if rows:
-        for name, (fingerprint, tensors) in trainer.chunks().items():
-            parts[name] = Part(tensors=tensors, fingerprint=fingerprint, late=run.replay_shards > 0)
-    state = {"trainer": trainer.numbers(alone), "log": log.state_dict(), "replay_saved": rows}
-    if trainer.lives != lives:
-        raise Lost("a peer was lost while it was saved, and its next life holds something else")
-    save(folder.checkpoints, trainer.steps, state=state, parts=parts, run=folder.id)
-    return True
-
-
-def resume(trainer: Trainer | Gorila, folder: RunFolder, log: Log) -> Checkpoint | None:
-    """Put the newest good checkpoint back into the trainer and the log, saying what could not be.
-
-    Raises:
-        Refused: There are checkpoints, but none is whole.
-    """
-    for note in folder.notes:
-        log.say(note)
-    if not folder.resumed:
-        return None
-    found = newest(folder.checkpoints, run=folder.id, warn=log.say)
-    if found is None:
-        log.say("this run has no checkpoint yet: it starts from the beginning")
-        return None
-    rows = bool(found.state["replay_saved"])
-    exact = trainer.load(found.tensors, found.parts, found.state["trainer"], rows=rows)
-    log.load_state_dict(found.state["log"])
-    log.say(f"going on at step {found.step:,} of {trainer.total:,}")
-    if not rows:
-        log.say("this checkpoint holds no replay: it is refilled with the present policy before learning goes on")
-    if not exact:
-        log.say("everything is as it was but the environments, which cannot be saved: new games were begun")
-    return found
-
-
-def _dump(trainer: Trainer | Gorila, path: Path) -> None:
-    """The batch that could not be learned from, for a look."""
-    batch = trainer.last_batch
-    if batch is None:
-        return
-    rows = batch.trajectory
-    tensors: Mapping[str, torch.Tensor] = {
-        "action": rows.action,
-        "reward": rows.reward,
-        "terminated": rows.terminated,
-        "last": rows.last,
-        **{f"observation.{name}": value for name, value in rows.inputs.observation.items()},
-    }
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path)
 
 
 def stored_config(task: Task, run: RunOptions) -> dict[str, Any]:

@@ -102,15 +102,17 @@ def test_a_token_that_others_can_read_or_write_is_refused(tmp_path, mode):
 
 @pytest.mark.parametrize("text", ["", "short", "a" * 31, f"{TOKEN} {TOKEN}"])
 def test_what_is_no_token_is_refused(tmp_path, text):
-    with pytest.raises(UserError, match="holds no token of at least 32 characters; make it with"):
+    with pytest.raises(UserError, match="holds no token of at least 32 characters; make it anew with"):
         read_token(token_file(tmp_path, text))
 
 
 def test_a_token_of_another_user_is_refused(tmp_path, monkeypatch):
     path = token_file(tmp_path)
     monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
-    with pytest.raises(UserError, match="belongs to another user"):
+    with pytest.raises(UserError, match="belongs to another user; make your own with"):
         read_token(path)
+    with pytest.raises(UserError, match="belongs to another user; copy the head's token file to this host"):
+        read_token(path, copied=True)
 
 
 def test_a_missing_token_is_made_by_the_command_that_is_told(tmp_path):
@@ -123,6 +125,15 @@ def test_a_missing_token_is_made_by_the_command_that_is_told(tmp_path):
     line = str(caught.value).split("with ", 1)[1].split(" and copy")[0]
     subprocess.run(["bash", "-c", line], check=True)
     assert len(read_token(path)) == 64
+
+
+def test_where_the_head_has_made_it_a_token_is_copied(tmp_path):
+    """One that is made there would be another one."""
+    for text in (None, "short"):
+        path = tmp_path / "token" if text is None else token_file(tmp_path, text)
+        with pytest.raises(UserError, match="; copy the head's token file to this host") as caught:
+            read_token(path, copied=True)
+        assert "openssl" not in str(caught.value)
 
 
 def test_a_folder_is_no_token(tmp_path):

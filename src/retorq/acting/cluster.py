@@ -165,7 +165,7 @@ class JoinedRay:
 
     def __init__(self, address: str, token: Path) -> None:
         self.head = address_of(address)
-        in_use(read_token(token))
+        in_use(read_token(token, copied=True))
         if not answers(self.head):
             raise UserError(
                 f"cluster is {address!r}, where no head answers; start it with: retorq cluster head "

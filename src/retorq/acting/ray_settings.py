@@ -121,8 +121,8 @@ def in_use(token: str) -> str:
     return token
 
 
-def read_token(path: Path) -> str:
-    """The token in a file that only its owner can read.
+def read_token(path: Path, *, copied: bool = False) -> str:
+    """The token in a file that only its owner can read; ``copied``: from the head's host, where it was made.
 
     Raises:
         UserError: The file is missing, readable by others, of somebody else, or holds no token.
@@ -130,20 +130,20 @@ def read_token(path: Path) -> str:
     path = path.expanduser()
     folder = f"mkdir -p {path.parent}; " if not path.parent.is_dir() else ""
     make = f"(umask 077; {folder}openssl rand -hex 32 > {path})"
+    missing, anew = f"make it once with {make} and copy it to every host", f"make it anew with {make}"
+    own = f"make your own with {make}"
+    if copied:
+        missing = anew = own = "copy the head's token file to this host, and let only its owner read it"
     try:
         about, text = path.stat(), path.read_text().strip()
     except FileNotFoundError:
-        raise UserError(
-            f"token file {str(path)!r} does not exist; make it once with {make} and copy it to every host."
-        ) from None
+        raise UserError(f"token file {str(path)!r} does not exist; {missing}.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"token file {str(path)!r} cannot be read ({error}); make it anew with {make}.") from error
+        raise UserError(f"token file {str(path)!r} cannot be read ({error}); {anew}.") from error
     if stat.S_IMODE(about.st_mode) & 0o077:
         raise UserError(f"token file {str(path)!r} can be read by others; run: chmod 600 {path}.")
     if about.st_uid != os.getuid():
-        raise UserError(f"token file {str(path)!r} belongs to another user; make your own with {make}.")
+        raise UserError(f"token file {str(path)!r} belongs to another user; {own}.")
     if len(text) < SHORTEST or len(text.split()) > 1:
-        raise UserError(
-            f"token file {str(path)!r} holds no token of at least {SHORTEST} characters; make it with {make}."
-        )
+        raise UserError(f"token file {str(path)!r} holds no token of at least {SHORTEST} characters; {anew}.")
     return text

@@ -62,8 +62,8 @@ def test_what_ray_is_told(settings, tmp_path):
     told = words(settings, tmp_path)
     assert "--address=10.0.0.1:6379" in told
     assert "--node-ip-address=10.0.0.2" in told
-    assert {"--object-manager-port=6380", "--node-manager-port=6381", "--num-cpus=3"} < set(told)
-    assert {f"--object-store-memory={1 << 28}", f"--temp-dir={tmp_path}/r", "--block"} < set(told)
+    assert {"--object-manager-port=6380", "--node-manager-port=6381", "--runtime-env-agent-port=6382"} < set(told)
+    assert {"--num-cpus=3", f"--object-store-memory={1 << 28}", f"--temp-dir={tmp_path}/r", "--block"} < set(told)
     head = words(NodeSettings(**{**vars(settings), "head": None}), tmp_path)
     assert {"--head", "--port=6379", "--include-dashboard=false"} < set(head)
     assert not any(word.startswith("--address") for word in head)

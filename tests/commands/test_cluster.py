@@ -10,6 +10,7 @@ import psutil
 import pytest
 from tests.small import command
 
+from retorq.acting import cluster as joining
 from retorq.acting import node
 from retorq.acting.node import NodeSettings
 from retorq.running.train import RunOptions
@@ -35,6 +36,9 @@ def host(monkeypatch):
     monkeypatch.setattr(cluster.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 600 << 20}))
     monkeypatch.setattr(cluster.os.path, "isdir", lambda path: True)
     monkeypatch.setattr(metadata, "version", lambda name: "2.60.0")
+    taken = set()
+    monkeypatch.setattr(joining, "answers", lambda address: address in taken)
+    return taken
 
 
 @pytest.fixture
@@ -87,11 +91,15 @@ HEAD = ["head", "--address", OWN, "--store", "500"]
         (["head", "--address", "0.0.0.0"], "address is '0.0.0.0', which is none of this host"),
         (["head", "--address", "127.0.0.1"], "address is 127.0.0.1, which no other host reaches"),
         (["head", "--address", "localhost"], "address is localhost, which no other host reaches"),
-        ([*HEAD, "--port", "80"], "port is 80; give a number from 1024 to 65533."),
+        ([*HEAD, "--port", "80"], "port is 80; give a number from 1024 to 65532."),
         ([*HEAD, "--processors", "-1"], "processors is -1; give at least 0."),
         ([*HEAD[:-1], "50"], "store is 50; give at least 100 (MiB)."),
         ([*HEAD[:-1], "700"], "store is 700 MiB, but /dev/shm has only 600 MiB free; give less"),
         ([*HEAD, "--token", "/nowhere/token"], "token file '/nowhere/token' does not exist; make it once with"),
+        (
+            ["worker", f"{OWN}:6379", "--address", OWN, "--store", "500", "--token", "/nowhere/token"],
+            "token file '/nowhere/token' does not exist; copy the head's token file to this host",
+        ),
         (["worker"], "HEAD:PORT is missing"),
         (["worker", "10.0.0.1"], "cluster is '10.0.0.1'; give HOST:PORT"),
         (["worker", "10.0.0.1:6379", "--address", "10.0.0.9"], "address is '10.0.0.9', which is none of this host"),
@@ -105,6 +113,26 @@ def test_mistakes_are_one_sentence(words, sentence, asked, tmp_path, monkeypatch
     assert err.startswith("retorq: ")
     assert err.count("\n") == 1
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("words", "port", "refused"),
+    [
+        (HEAD, 6379, True),
+        (HEAD, 6382, True),
+        (HEAD, 6383, False),
+        ([*HEAD, "--port", "7000"], 6379, False),
+        (["worker", f"{OWN}:6379", "--address", OWN, "--store", "500"], 6379, False),  # that is the head's
+        (["worker", f"{OWN}:6379", "--address", OWN, "--store", "500"], 6381, True),
+    ],
+)
+def test_a_port_in_use_is_told_before_anything_starts(words, port, refused, asked, token, host):
+    host.add((OWN, port))
+    code, _, err = command("cluster", *words, "--token", token)
+    assert (code, len(asked)) == ((2, 0) if refused else (0, 1))
+    other = "head" if words[0] == "head" else "head or worker"
+    sentence = f"port {port} of {OWN} is in use, perhaps by another {other}; end that one or give --port.\n"
+    assert err == (f"retorq: {sentence}" if refused else "")
 
 
 def test_a_missing_or_old_ray_is_told(asked, token, monkeypatch):

@@ -30,7 +30,7 @@ def head(tmp_path):
         path.touch(0o600)
         path.write_text(path.name[0] * 64)
     for attempt in range(3):  # Ray gives up by itself on a machine that is busy
-        port = 20_000 + os.getpid() % 9_000 + 3 * attempt
+        port = 20_000 + os.getpid() % 9_000 + 4 * attempt
         words = ["cluster", "head", "--address", address, "--port", port, "--store", 100, "--processors", 1]
         running = program(*words, "--token", mine)
         said = running.stdout.readline()

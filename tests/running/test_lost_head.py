@@ -10,7 +10,7 @@ from tests.distributed.mortal import Mortal
 from tests.small import SETTINGS, program
 
 from retorq import api
-from retorq.acting.node import Node, NodeSettings
+from retorq.acting.node import PORTS, Node, NodeSettings
 from retorq.acting.ray_settings import own_token
 from retorq.distributed.sharded import ShardedReplay
 from retorq.distributed.shards import Shards
@@ -267,7 +267,7 @@ def test_a_head_that_is_ended_in_order_leaves_the_learner_time_to_save(tmp_path)
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text(own_token())
-    port = next(port for port in range(21_000, 60_000, 7) if all(free(address, port + more) for more in range(3)))
+    port = next(port for port in range(21_000, 60_000, 7) if all(free(address, port + more) for more in range(PORTS)))
     node = Node(NodeSettings(address=address, port=port, head=None, processors=1, store=200 << 20, token=token))
     try:
         end = time.monotonic() + LIMIT

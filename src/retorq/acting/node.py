@@ -36,6 +36,8 @@ from ray.scripts import scripts
 scripts.get_ray_client_dependency_error = lambda: "not wanted"  # else it opens a port for Ray Client
 scripts.main()
 """
+PORTS = 4
+"""How many ports a node listens on one after the other, beside those of its processes."""
 STARTED = "Ray runtime started."
 UNAUTHENTICATED = "nauthenticated"
 GRACE = 15.0
@@ -53,7 +55,7 @@ class NodeSettings:
 
     Attributes:
         address: This host's own, on which Ray listens.
-        port: First of three: of the head (on other hosts unused), of objects and of the node.
+        port: First of ``PORTS``: of the head (on other hosts unused), of objects, of the node and of its environments.
         head: Host and port of the head; None: this is the head.
         processors: How many count when actors are shared out.
         store: Bytes of the object store.
@@ -80,6 +82,7 @@ def words(node: NodeSettings, folder: Path) -> list[str]:
         f"--node-ip-address={node.address}",
         f"--object-manager-port={node.port + 1}",
         f"--node-manager-port={node.port + 2}",
+        f"--runtime-env-agent-port={node.port + 3}",
         f"--num-cpus={node.processors}",
         f"--object-store-memory={node.store}",
         f"--temp-dir={folder / 'r'}",

@@ -42,7 +42,7 @@ class _Head:
     address: str = ""
     """This host's address in the network of the cluster; must be given."""
     port: int = PORT
-    """First of three ports that Ray listens on."""
+    """First of four ports that Ray listens on."""
     token: Path = DEFAULT_TOKEN
     """File with the cluster's token, the same on all hosts, which only its owner can read."""
     processors: int | None = None
@@ -60,7 +60,7 @@ class _Worker:
     address: str | None = None
     """This host's address in the network of the cluster; None: the one that faces the head."""
     port: int = PORT
-    """First of three ports that Ray listens on (the first is the head's alone)."""
+    """First of four ports that Ray listens on (the first is the head's alone)."""
     token: Path = DEFAULT_TOKEN
     """File with the cluster's token, the same on all hosts, which only its owner can read."""
     processors: int | None = None
@@ -117,18 +117,19 @@ def _worker(asked: _Worker) -> int:
 
 def _settings(asked: _Head | _Worker, address: str, head: tuple[str, int] | None) -> NodeSettings:
     """The node that is asked for, if this host can be it."""
-    from retorq.acting.node import NodeSettings
+    from retorq.acting.node import PORTS, NodeSettings
     from retorq.acting.ray_settings import read_token
 
     _check_address(address)
-    if not 1024 <= asked.port <= 65_533:
-        raise UserError(f"port is {asked.port}; give a number from 1024 to 65533.")
+    if not 1024 <= asked.port <= 65_536 - PORTS:
+        raise UserError(f"port is {asked.port}; give a number from 1024 to {65_536 - PORTS}.")
     processors = (os.cpu_count() or 1) if asked.processors is None else asked.processors
     if processors < 0:
         raise UserError(f"processors is {processors}; give at least 0.")
     _check_store(asked.store)
-    read_token(asked.token)
+    read_token(asked.token, copied=head is not None)
     _check_ray()
+    _check_ports(address, asked.port, head)
     return NodeSettings(
         address=address,
         port=asked.port,
@@ -157,6 +158,18 @@ def _check_address(address: str) -> None:
         )
     if address not in own:
         raise UserError(f"address is {address!r}, which is none of this host; give {' or '.join(own) or 'another'}.")
+
+
+def _check_ports(address: str, first: int, head: tuple[str, int] | None) -> None:
+    from retorq.acting.cluster import answers
+    from retorq.acting.node import PORTS
+
+    for port in range(first if head is None else first + 1, first + PORTS):
+        if answers((address, port)):
+            whose = "head" if head is None else "head or worker"
+            raise UserError(
+                f"port {port} of {address} is in use, perhaps by another {whose}; end that one or give --port."
+            )
 
 
 def _check_store(store: int) -> None:
@@ -190,4 +203,4 @@ def _say(line: str) -> None:
 def _stop() -> StopSignal:
     from retorq.running.signals import StopSignal, plain_notice
 
-    return StopSignal(lambda _: plain_notice("ending Ray"))
+    return StopSignal(lambda _: plain_notice("ending"))

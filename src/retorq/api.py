@@ -18,6 +18,7 @@ from retorq.algorithms.unused import unused
 from retorq.envs.make import describe
 from retorq.envs.options import EnvOptions
 from retorq.player import Player, PlayerState
+from retorq.running.actors import require_pool
 from retorq.running.checkpoint import newest
 from retorq.running.closing import Next
 from retorq.running.folder import RunFolder, default_path
@@ -168,6 +169,7 @@ def start(
         how={name: getattr(run, name) for name in HOW},
     )
     prepare(run, task.agent)
+    require_pool(run)
     with ExitStack() as held:
         # A run that is there refuses before anything is measured; a new one is made when nothing else can be refused.
         folder = held.enter_context(open_folder()) if RunFolder.there(path) else None

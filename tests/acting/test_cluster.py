@@ -7,14 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from retorq.acting import cluster, ray_settings
-from retorq.acting.cluster import JoinedRay, address_of
+from retorq.acting.cluster import JoinedRay, address_of, is_head, require_cluster
 from retorq.types import UserError
 
 HERE = Path(__file__).parents[2]
@@ -159,6 +161,77 @@ def test_a_cluster_without_a_head_is_refused_before_ray_waits_for_one(tmp_path, 
     ):
         JoinedRay(f"127.0.0.1:{port}", token)
     assert dict(os.environ) == before
+
+
+class Asked:
+    """Ray, whose head tells of nodes, or refuses a token."""
+
+    class exceptions:
+        AuthenticationError = PermissionError
+
+    def __init__(self, nodes):
+        self.nodes, self._raylet = nodes, self
+
+    def GcsClient(self, address):
+        if self.nodes is None:
+            raise PermissionError
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        return self
+
+    def get_all_node_info(self, timeout):
+        told = SimpleNamespace
+        return {i: told(node_manager_address=where, state=s) for i, (where, s) in enumerate(self.nodes)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sentence"),
+    [
+        ([("127.0.0.1", 0), ("10.0.0.2", 0)], None),
+        ([("127.0.0.1", 1), ("10.0.0.2", 0)], "of which this host is no node; run on it, too: retorq cluster worker"),
+        (None, "is not that of the cluster at .*; copy the head's token file to this host"),
+    ],
+)
+def test_whether_a_cluster_could_be_joined_is_asked_without_joining_it(nodes, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_settings, "_token", "")
+    monkeypatch.setattr(cluster, "answers", lambda address: True)
+    monkeypatch.setattr(cluster, "is_head", lambda address: True)
+    monkeypatch.setattr(cluster, "require_ray", lambda settings: Asked(nodes))
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("x" * 40)
+    before = dict(os.environ)
+    with contextlib.nullcontext() if sentence is None else pytest.raises(UserError, match=sentence):
+        require_cluster("127.0.0.1:6379", token)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("says", "may_be"),
+    [(b"\0\0\6\4\0\0\0\0\0more", True), (b"HTTP/1.0 505 HTTP Version Not Supported", False), (b"", False)],
+)
+def test_what_is_no_head_is_told_from_one(says, may_be, tmp_path, monkeypatch):
+    """Ray would try it for minutes."""
+    monkeypatch.setattr(ray_settings, "_token", "")
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("x" * 40)
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                line, _ = server.accept()
+                with line, contextlib.suppress(ConnectionError):
+                    line.sendall(says)
+                    line.recv(64)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        where = server.getsockname()
+        assert is_head(where) is may_be
+        if not may_be:
+            with pytest.raises(UserError, match="and what answers there is no head; give the address and port that"):
+                require_cluster(f"127.0.0.1:{where[1]}", token)
+        server.shutdown(socket.SHUT_RDWR)
 
 
 class Fails:

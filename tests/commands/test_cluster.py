@@ -11,7 +11,7 @@ import pytest
 from tests.small import command
 
 from retorq.acting import cluster as joining
-from retorq.acting import node
+from retorq.acting import node, ray_settings
 from retorq.acting.node import NodeSettings
 from retorq.running.train import RunOptions
 from retorq.types import UserError
@@ -35,7 +35,7 @@ def host(monkeypatch):
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0": entries})
     monkeypatch.setattr(cluster.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 600 << 20}))
     monkeypatch.setattr(cluster.os.path, "isdir", lambda path: True)
-    monkeypatch.setattr(metadata, "version", lambda name: "2.60.0")
+    monkeypatch.setattr(ray_settings, "version", lambda name: "2.60.0")
     taken = set()
     monkeypatch.setattr(joining, "answers", lambda address: address in taken)
     return taken
@@ -136,13 +136,13 @@ def test_a_port_in_use_is_told_before_anything_starts(words, port, refused, aske
 
 
 def test_a_missing_or_old_ray_is_told(asked, token, monkeypatch):
-    monkeypatch.setattr(metadata, "version", lambda name: "2.9.0")
+    monkeypatch.setattr(ray_settings, "version", lambda name: "2.9.0")
     assert "install 2.60 or newer" in command("cluster", *HEAD, "--token", token)[2]
 
     def missing(name):
         raise metadata.PackageNotFoundError
 
-    monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr(ray_settings, "version", missing)
     assert "Ray is not installed; run: pip install 'retorq[dist]'" in command("cluster", *HEAD, "--token", token)[2]
     assert asked == []
 

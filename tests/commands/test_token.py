@@ -59,4 +59,5 @@ def test_another_token_is_refused_in_one_sentence(head, tmp_path):
     assert learner.returncode == 2
     sentence = f"token file '{other}' is not that of the cluster at '{where}'; copy the head's token file to this host."
     assert told.splitlines()[-1] == f"retorq: {sentence}"
-    assert not any(word in told for word in ("Traceback", "gcs_client", "Unauthenticated"))
+    assert not any(word in told for word in ("Traceback", "gcs_client", "Unauthenticated", "measuring"))
+    assert not (tmp_path / "run").exists()

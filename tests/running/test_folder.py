@@ -74,12 +74,43 @@ def test_the_same_command_goes_on(tmp_path):
 )
 def test_another_config_is_refused_with_the_difference(tmp_path, changes, sentence):
     create(tmp_path).close()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 100}\n')
     before = contents(tmp_path)
     with pytest.raises(Refused) as refusal:
         create(tmp_path, **changes)
     assert f"(stored → asked): {sentence}" in str(refusal.value)
     assert contents(tmp_path) == before
     create(tmp_path).close()  # and the lock was given back
+
+
+def test_a_run_in_which_nothing_was_trained_gives_way_to_another(tmp_path):
+    """Such as one that was refused at its start; what it left behind would only stand in the way."""
+    with create(tmp_path, how={"device": "cpu"}) as run:
+        (tmp_path / "metrics.jsonl").touch()
+        (tmp_path / "episodes.jsonl").touch()
+        run.checkpoints.mkdir()
+        identity = run.id
+    with create(tmp_path) as run:  # the same one goes on
+        assert (run.resumed, run.id, run.notes) == (True, identity, [])
+    with create(tmp_path, seed=4) as run:
+        assert (run.resumed, run.stored["seed"]) == (False, 4)
+        assert run.id != identity
+        assert run.notes == ["the folder was of another configuration, with which nothing was ever trained"]
+    with create(tmp_path, seed=4) as run:
+        assert (run.resumed, run.notes) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "episodes.jsonl", "checkpoints/40/state.json", "notes.txt", "eval/x"]
+)
+def test_a_run_that_left_anything_gives_way_to_none(tmp_path, name):
+    create(tmp_path).close()
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("x")
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(Refused, match="made with another config"):
+        create(tmp_path, seed=4)
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_settings_in_effect_are_written_down_and_no_part_of_the_identity(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from tests.small import SETTINGS
 
 from retorq import api
+from retorq.acting import ray_settings
 from retorq.running import keeping
 from retorq.running.checkpoint import SaveFailed, newest
 from retorq.running.train import RunOptions
@@ -167,6 +169,22 @@ def test_a_folder_of_another_run_refuses_before_anything_is_measured(changed, tm
     (tmp_path / "notes/a.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds 'a\.txt'"):
         start(tmp_path / "notes", steps=10)
+
+
+def test_a_cluster_that_cannot_be_joined_refuses_before_anything_is_measured_or_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "introduce", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr(ray_settings, "version", lambda name: "2.60.0")
+    cluster = {"pool": "ray", "actors": 2, "cluster": "127.0.0.1:1024", "cluster_token": str(tmp_path / "token")}
+    with pytest.raises(UserError, match=r"token' does not exist; copy the head's token file to this host"):
+        start(tmp_path / "run", **cluster)
+
+    def missing(name):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(ray_settings, "version", missing)
+    with pytest.raises(UserError, match="pool is 'ray', but Ray is not installed; run: pip install"):
+        start(tmp_path / "run", pool="ray", actors=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_run_leaves_no_folder(tmp_path, monkeypatch):

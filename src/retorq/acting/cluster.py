@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +32,14 @@ from retorq.acting.ray_settings import (
 )
 from retorq.types import UserError
 
+ALIVE = 0
+"""State of a node that is, among those Ray knows."""
+SILENCE = 10.0
+"""Seconds a head may take to answer."""
+SETTINGS_FRAME = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""Of HTTP/2, empty; both sides begin with one (RFC 9113, section 3.4)."""
+CHECK = "give the address and port that `retorq cluster head` prints"
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME
 STORE = 100 << 20
 """Least bytes of Ray's object store, through which messages and weights go."""
 
@@ -83,6 +91,20 @@ def answers(address: tuple[str, int], seconds: float = 2.0) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_head(address: tuple[str, int], seconds: float = SILENCE) -> bool:
+    """Whether what listens there may be Ray's head: it speaks HTTP/2, as gRPC does. Ray tries any other for minutes."""
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True  # it says nothing in clear
+    try:
+        with socket.create_connection(address, timeout=seconds) as line:
+            line.settimeout(seconds)
+            line.sendall(GREETING)
+            said = line.recv(len(SETTINGS_FRAME), socket.MSG_WAITALL)
+    except OSError:
+        return False
+    return said[3:4] == SETTINGS_FRAME[3:4]
 
 
 def facing(address: tuple[str, int]) -> str:
@@ -165,24 +187,12 @@ class JoinedRay:
 
     def __init__(self, address: str, token: Path) -> None:
         self.head = address_of(address)
-        in_use(read_token(token, copied=True))
-        if not answers(self.head):
-            raise UserError(
-                f"cluster is {address!r}, where no head answers; start it with: retorq cluster head "
-                f"--address {self.head[0]}."
-            )
-        own = facing(self.head)
-        settings = (SAFE if _is_loopback(own) else SETTINGS) | LEARNER
-        self._environment = Environment(
-            settings | {TOKEN_PATH: str(token.expanduser())} | dict.fromkeys(ELSEWHERE)  # type: ignore[arg-type]
-        )
+        own, settings, self._environment = _prepared(address, token)
         try:
             self.ray = require_ray(settings)
-            _require_token(self.ray, address, token)
+            _require_node(_nodes(self.ray, address, token), own, address)
             _connect(self.ray, address=address, _node_ip_address=own)
-            here = {host.address for host in hosts(self.ray)}
-            if own not in here:
-                raise UserError(_NO_NODE.format(address=address))
+            _require_node({host.address for host in hosts(self.ray)}, own, address)
         except BaseException:
             self.close()
             raise
@@ -193,25 +203,64 @@ class JoinedRay:
         self._environment.restore()
 
 
-_NO_NODE = "cluster is {address!r}, of which this host is no node; run on it, too: retorq cluster worker {address}."
+def require_cluster(address: str, token: Path) -> None:
+    """Refuse a cluster that this program could not join; it is asked, and not joined, which takes a second or two.
+
+    Raises:
+        UserError: as of :class:`JoinedRay`.
+    """
+    own, settings, environment = _prepared(address, token)
+    try:
+        _require_node(_nodes(require_ray(settings), address, token), own, address)
+    finally:
+        environment.restore()
+
+
+def _prepared(address: str, token: Path) -> tuple[str, dict[str, str], Environment]:
+    """This host's own address, Ray's settings, and the environment with them, once somebody answers."""
+    head = address_of(address)
+    text = read_token(token, copied=True)
+    if not answers(head):
+        raise UserError(
+            f"cluster is {address!r}, where no head answers; start it with: retorq cluster head --address {head[0]}."
+        )
+    if not is_head(head):
+        raise UserError(f"cluster is {address!r}, and what answers there is no head; {CHECK}.")
+    in_use(text)
+    own = facing(head)
+    settings = (SAFE if _is_loopback(own) else SETTINGS) | LEARNER
+    variables = settings | {TOKEN_PATH: str(token.expanduser())} | dict.fromkeys(ELSEWHERE)
+    return own, settings, Environment(variables)  # type: ignore[arg-type]
+
+
+def _require_node(nodes: Collection[str] | None, own: str, address: str) -> None:
+    if nodes is not None and own not in nodes:
+        raise UserError(
+            f"cluster is {address!r}, of which this host is no node; run on it, too: retorq cluster worker {address}."
+        )
 
 
 def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
-def _require_token(ray: ModuleType, address: str, token: Path) -> None:
-    """Refuse a token that is not the cluster's: Ray itself would try it for a minute, and say so in many lines."""
+def _nodes(ray: ModuleType, address: str, token: Path) -> set[str] | None:
+    """The addresses of a cluster's nodes that are alive; None where it does not say.
+
+    Raises:
+        UserError: The token is not the cluster's. Ray itself would try it for a minute, and say so in many lines.
+    """
     try:
         with _mute():
-            ray._raylet.GcsClient(address=address)
+            found = ray._raylet.GcsClient(address=address).get_all_node_info(timeout=SILENCE)
+        return {node.node_manager_address for node in found.values() if node.state == ALIVE}
     except ray.exceptions.AuthenticationError:
         raise UserError(
             f"token file {str(token)!r} is not that of the cluster at {address!r}; copy the head's token file to this "
             "host."
         ) from None
     except Exception:
-        return  # whatever else is wrong, Ray says when it is joined
+        return None  # whatever else is wrong, Ray says when it is joined
 
 
 @contextmanager

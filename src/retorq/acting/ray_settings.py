@@ -7,6 +7,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
@@ -97,10 +98,18 @@ def require_ray(settings: Mapping[str, str]) -> ModuleType:
     return module
 
 
-def require_version(version: str) -> None:
+def require_installed(why: str = "") -> None:
+    """Refuse a Ray that is not installed or too old, without loading it; ``why`` it is wanted begins the sentence."""
+    try:
+        require_version(version("ray"))
+    except PackageNotFoundError:
+        raise UserError(f"{why}Ray is not installed; run: pip install 'retorq[dist]'.") from None
+
+
+def require_version(found: str) -> None:
     """Refuse a Ray that is too old to ask for a token."""
-    if tuple(int(part) for part in version.split(".")[:2]) < (2, 60):
-        raise UserError(f"Ray is {version}, whose token authentication is incomplete; install 2.60 or newer.")
+    if tuple(int(part) for part in found.split(".")[:2]) < (2, 60):
+        raise UserError(f"Ray is {found}, whose token authentication is incomplete; install 2.60 or newer.")
 
 
 def own_token() -> str:

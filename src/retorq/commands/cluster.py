@@ -118,7 +118,7 @@ def _worker(asked: _Worker) -> int:
 def _settings(asked: _Head | _Worker, address: str, head: tuple[str, int] | None) -> NodeSettings:
     """The node that is asked for, if this host can be it."""
     from retorq.acting.node import PORTS, NodeSettings
-    from retorq.acting.ray_settings import read_token
+    from retorq.acting.ray_settings import read_token, require_installed
 
     _check_address(address)
     if not 1024 <= asked.port <= 65_536 - PORTS:
@@ -128,7 +128,7 @@ def _settings(asked: _Head | _Worker, address: str, head: tuple[str, int] | None
         raise UserError(f"processors is {processors}; give at least 0.")
     _check_store(asked.store)
     read_token(asked.token, copied=head is not None)
-    _check_ray()
+    require_installed()  # only the processes of the node load it
     _check_ports(address, asked.port, head)
     return NodeSettings(
         address=address,
@@ -182,18 +182,6 @@ def _check_store(store: int) -> None:
                 f"store is {store} MiB, but /dev/shm has only {free} MiB free; give less, or this host more shared "
                 "memory (containers: --shm-size)."
             )
-
-
-def _check_ray() -> None:
-    """Ray is here and asks for a token, without loading it: only the processes of the node do."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from retorq.acting.ray_settings import require_version
-
-    try:
-        require_version(version("ray"))
-    except PackageNotFoundError:
-        raise UserError("Ray is not installed; run: pip install 'retorq[dist]'.") from None
 
 
 def _say(line: str) -> None:

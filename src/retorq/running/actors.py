@@ -9,11 +9,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retorq.acting.cluster import JoinedRay, LocalRay, RayCluster, hosts
+from retorq.acting.cluster import JoinedRay, LocalRay, RayCluster, hosts, require_cluster
 from retorq.acting.head_watch import HeadWatch
 from retorq.acting.placement import Host
 from retorq.acting.pools import ActorPool
 from retorq.acting.processes import ProcessPool
+from retorq.acting.ray_settings import require_installed
 from retorq.acting.remote import Recipe
 from retorq.agent import Agent
 from retorq.distributed.gradients import UNDERWAY as GRADIENTS
@@ -60,6 +61,18 @@ def recipes(task: Task, run: RunOptions) -> list[Recipe]:
 def row_bytes(agent: Agent) -> int:
     """Upper bound of what a row of one column takes in a message: its fields, its recurrent state, its description."""
     return int(agent.layout.bytes_per_row()) + 2 * sum(prod(s) for s in agent.layout.state.values()) + 1_536
+
+
+def require_pool(run: RunOptions) -> None:
+    """Refuse a pool that could not be started, as far as that is soon known: before anything is measured or made.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster cannot be joined.
+    """
+    if run.pool == "ray":
+        require_installed("pool is 'ray', but ")
+    if run.cluster:
+        require_cluster(run.cluster, Path(run.cluster_token))
 
 
 def cluster_for(task: Task, run: RunOptions) -> RayCluster | None:

@@ -31,6 +31,7 @@ FORMAT = 1
 
 CONFIG, HOW, COMMAND, VERSIONS, LOCK = "config.json", "how.json", "command.txt", "versions.json", "run.lock"
 
+_OF_A_START = {CONFIG, HOW, COMMAND, VERSIONS, LOCK, *(f"{name}.tmp" for name in (CONFIG, HOW, VERSIONS))}
 _PACKAGES = ("retorq", "torch", "numpy", "gymnasium", "ale_py")
 _ABSENT = "(not there)"
 
@@ -75,6 +76,8 @@ class RunFolder:
     ) -> RunFolder:
         """Make a run folder and lock it; where the same run exists already, go on with it.
 
+        A run with which nothing was ever trained, such as one that was refused, gives way to another.
+
         Args:
             path: Made with its parents if missing.
             agent: Name of the algorithm.
@@ -100,14 +103,16 @@ class RunFolder:
         _require_own(path)
         lock = _Lock(path / LOCK)
         try:
-            resumed = (path / CONFIG).exists()
-            if resumed:
-                stored = _read_config(path)
-                _require_same(path, stored, asked)
-            else:
+            stored = _read_config(path) if (path / CONFIG).exists() else None
+            gives_way = stored is not None and not _is_same(stored, asked) and _untrained(path)
+            resumed = stored is not None and not gives_way
+            if stored is None or gives_way:
                 stored = {"format": FORMAT, "id": uuid.uuid4().hex, **asked, "environment": found}
                 _write_json(path / CONFIG, stored)
+            _require_same(path, stored, asked)
             folder = cls(path, stored, lock, resumed=resumed)
+            if gives_way:
+                folder.notes.append("the folder was of another configuration, with which nothing was ever trained")
             folder._compare(found)
             if how is not None:
                 _write_json(path / HOW, how)
@@ -276,13 +281,22 @@ def _require_writable(path: Path) -> None:
 
 def _require_own(path: Path) -> None:
     """Refuse to scatter a run's files among someone else's; a start that was killed early may have left its own."""
-    own = {CONFIG, COMMAND, VERSIONS, LOCK, f"{CONFIG}.tmp", f"{VERSIONS}.tmp"}
-    strangers = [] if (path / CONFIG).exists() else sorted(p.name for p in path.iterdir() if p.name not in own)
+    strangers = [] if (path / CONFIG).exists() else sorted(p.name for p in path.iterdir() if p.name not in _OF_A_START)
     if strangers:
         raise UserError(
             f"run folder {str(path)!r} has no {CONFIG} but holds {strangers[0]!r}: choose an empty or new one "
             "with --run"
         )
+
+
+def _untrained(path: Path) -> bool:
+    """Whether a run left nothing there but what its start writes: no row, no checkpoint, no file of anybody."""
+    left = (p for p in path.iterdir() if p.name not in _OF_A_START)
+    return not any(p.stat().st_size if p.is_file() else not p.is_dir() or any(p.iterdir()) for p in left)
+
+
+def _is_same(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    return not differences({name: stored.get(name) for name in asked}, asked)
 
 
 def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 
 from retorq.acting.cluster import RayCluster, answers, hosts
 from retorq.acting.placement import Host
@@ -17,6 +18,8 @@ PERIOD = 1.0
 FAILURES = 4
 """How many looks in a row must fail before the head counts as lost."""
 ENDED, GONE = "Ray has ended on this host", "Ray's head is gone"
+TOGETHER = 3.0
+"""Seconds within which actors that die on one host are taken to have died together."""
 NOTICED = 30.0
 """Seconds within which the head knows of a node that is gone."""
 
@@ -70,6 +73,7 @@ class HeadWatch:
         self.here = str(cluster.ray.get_runtime_context().get_node_id())
         """Ray's id of the node that this program is connected to."""
         self._gone: dict[str, float] = {}  # by id: until when the head may not have noticed yet
+        self._outlived: dict[str, float] = {}  # by id: when it was found to outlive an actor
         [own] = [host for host in self._known if host.id == self.here]
         self._line, self._line_of_thread = Line((own.address, own.port)), Line((own.address, own.port))
         self.failures = 0
@@ -100,6 +104,21 @@ class HeadWatch:
             return True
         self._gone[host.id] = time.monotonic() + NOTICED
         return False
+
+    def outlives(self, host: Host) -> bool:
+        """The same of a host on which somebody has just died, asked again after a moment: it may be about to end, too.
+
+        That takes a second, but only once for all who die there in the next few.
+        """
+        if not self.lives(host):
+            return False
+        if time.monotonic() - self._outlived.get(host.id, -inf) < TOGETHER:
+            return True
+        time.sleep(PERIOD)
+        if not self.lives(host):
+            return False
+        self._outlived[host.id] = time.monotonic()
+        return True
 
     @property
     def cut_off(self) -> bool:

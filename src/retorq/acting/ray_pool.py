@@ -226,11 +226,11 @@ class RayPool(Supervised):
             raise HeadLost(f"Ray failed ({_first(error)})") from error
 
     def _replace(self, actor: int, reason: str, *, blamed: bool = True) -> None:
+        held = self._actors[actor]
+        if held is not None and not self._watch.outlives(held.host):
+            reason, blamed = f"was lost with host {held.host.address}", False
         # An actor cannot be started without a head, and what it died of may be that the head is gone.
         self._watch.require_to_start()
-        held = self._actors[actor]
-        if held is not None and not self._watch.lives(held.host):
-            reason, blamed = f"was lost with host {held.host.address}", False
         with self._trouble():
             super()._replace(actor, reason, blamed=blamed)
 

@@ -233,6 +233,7 @@ def world(monkeypatch):
         return state["head"](state["now"]) if callable(state["head"]) else state["head"]
 
     monkeypatch.setattr(node, "answers", answers)
+    monkeypatch.setattr(node, "is_head", lambda address: state["now"] >= state.get("stranger", 0.0))
     return state
 
 
@@ -277,11 +278,32 @@ def test_a_node_that_never_starts_is_tried_ever_less_often(settings, world):
 def test_a_worker_waits_for_a_head_and_joins_soon_when_there_is_one(settings, world):
     world["head"] = lambda now: now >= 100.0
     started, said = follow(settings, world, [Lives(10_000)])
-    assert said == ["no head answers at 10.0.0.1:6379; trying again until one does", "joined"]
+    assert said == ["no head answers at 10.0.0.1:6379; trying again", "joined"]
     assert 100.0 <= started[0][0] <= 130.0
     waits = [later - at for at, later in pairwise(world["asked"])]
     assert waits[:5] == [1, 2, 4, 8, 16]
     assert max(waits) <= 30
+
+
+def test_a_worker_says_that_what_answers_is_no_head_and_joins_when_it_is_one(settings, world):
+    world["stranger"] = 100.0
+    started, said = follow(settings, world, [Lives(10_000)])
+    assert said == [
+        "what answers at 10.0.0.1:6379 is no head; give the address and port that `retorq cluster head` prints, or "
+        "start one there; trying again",
+        "joined",
+    ]
+    assert 100.0 <= started[0][0] <= 130.0
+
+
+def test_a_worker_says_what_to_check_where_ray_does_not_start(settings, fake):
+    fake("RPC error:", "print({said!r})")
+    made = Node(settings)
+    until(lambda: not made.alive)
+    assert made.why == (
+        "Ray did not start (RPC error:); check that what answers at 10.0.0.1:6379 is a head with the same versions"
+    )
+    made.close()
 
 
 def test_a_mistake_ends_the_worker(settings, world):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from retorq.acting.cluster import answers
+from retorq.acting.cluster import CHECK, answers, is_head
 from retorq.acting.private import PrivateFolder
 from retorq.acting.ray_settings import ELSEWHERE, SAFE, SETTINGS, TOKEN_PATH
 from retorq.types import Stopped, UserError
@@ -143,7 +143,11 @@ class Node:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         if self.ready:
             return "Ray has ended, as it does where it is cut off from the head"
-        return f"Ray did not start ({lines[-1].rstrip('.') if lines else 'it said nothing'})"
+        said = lines[-1].rstrip(".") if lines else "it said nothing"
+        if self._settings.head is None:
+            return f"Ray did not start ({said})"
+        head = ":".join(map(str, self._settings.head))
+        return f"Ray did not start ({said}); check that what answers at {head} is a head with the same versions"
 
     def close(self) -> None:
         """End all its processes and remove its files; safe to call twice."""
@@ -230,15 +234,15 @@ def follow(
         UserError: A mistake that another try would repeat.
     """
     assert settings.head is not None
-    delay, waiting = FIRST_DELAY, False
+    delay, waiting = FIRST_DELAY, ""
     while not stopped():
-        if not answers(settings.head):
-            if not waiting:
-                say(f"no head answers at {settings.head[0]}:{settings.head[1]}; trying again until one does")
-            waiting = True
+        if missing := _missing(settings.head):
+            if waiting != missing:
+                say(f"{missing}; trying again")
+            waiting = missing
             delay = _pause(delay, stopped)
             continue
-        delay, waiting = FIRST_DELAY if waiting else delay, False
+        delay, waiting = FIRST_DELAY if waiting else delay, ""
         node, begun = start(settings), time.monotonic()
         try:
             _watched(node, told, say, stopped)
@@ -249,6 +253,16 @@ def follow(
             delay = FIRST_DELAY if time.monotonic() - begun > HEALTHY else delay
             say(f"{why}; joining anew in {delay:g} s")
             delay = _pause(delay, stopped)
+
+
+def _missing(head: tuple[str, int]) -> str:
+    """What is wrong where the head should be, if no node could join there."""
+    where = f"{head[0]}:{head[1]}"
+    if not answers(head):
+        return f"no head answers at {where}"
+    if not is_head(head):
+        return f"what answers at {where} is no head; {CHECK}, or start one there"
+    return ""
 
 
 def _pause(delay: float, stopped: Asked) -> float:

@@ -232,9 +232,10 @@ def test_a_lost_shard_comes_back_with_its_snapshot_and_every_loss_is_counted(kin
     assert divided.shards.windows_lost == (len(new) if saved else made)
     source = "as of step 500" if saved else "empty, since no checkpoint holds it"
     assert divided.replay.faults() == [
-        f"replay shard 1 was struck by lightning; it was started anew {source}: {lost:,} rows and at "
-        f"least {divided.shards.windows_lost:,} windows were lost, and each environment's rows until its next game are "
-        "passed over"
+        f"replay shard 1 was struck by lightning; it is being started anew {source}: so far {lost:,} rows and at least "
+        f"{divided.shards.windows_lost:,} windows are lost, and what comes until it is up, and then each environment's "
+        "rows until its next game, will be too",
+        f"replay shard 1 is up again; {divided.shards.rows_lost:,} rows are lost in this run so far",
     ]
     assert divided.replay.faults() == []
     divided.replay.update(batch.keys, torch.ones(1, 8), torch.ones(1, 8))  # of whichever shard: nothing breaks
@@ -259,13 +260,16 @@ def test_the_others_go_on_while_a_shard_is_given_its_snapshot():
     divided = filled("transitions", peer=Mortal)
     divided.save(step=7)
     divided.shards._replace(1, "was struck by lightning")
+    assert ["up again" in fault for fault in divided.replay.faults()] == [False]
     gone, sent = divided.shards.rows_gone, [held.sent for held in divided.shards]
     divided.grow(3)
     assert divided.shards.rows_gone == gone + 2 * 3
     assert [held.sent for held in divided.shards] == [sent[0] + 3 * 3, sent[1]]
     for _ in range(2 * AHEAD):
         assert (divided.replay.sample(8).keys[:, 0] % SHARDS == 0).all()
+    assert divided.replay.faults() == []
     divided.shards.settle()
+    assert divided.replay.faults() == [f"replay shard 1 is up again; {gone + 2 * 3:,} rows are lost in this run so far"]
     divided.grow(3)
     divided.shards.settle()
     assert divided.shards.rows_gone == gone + 2 * 3

@@ -242,7 +242,7 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
     monkeypatch.setattr(Trainer, "step", stepping)
     assert retorq.train("memory", run=run, say=print, **settings).code == 75
     out = capsys.readouterr().out
-    assert out.count(f"it was started anew as of step {seen.saved:,}: ") == 2
+    assert out.count(f"it is being started anew as of step {seen.saved:,}: ") == 2
 
     held, lost, state = counts(run)
     assert held + lost == seen.sent

@@ -197,8 +197,9 @@ class Shards:
         self.windows_lost += windows
         source = "empty, since no checkpoint holds it" if snapshot is None else f"as of step {snapshot.step:,}"
         self._faults.append(
-            f"replay shard {shard} {reason}; it was started anew {source}: {rows:,} rows and at least {windows:,} "
-            "windows were lost, and each environment's rows until its next game are passed over"
+            f"replay shard {shard} {reason}; it is being started anew {source}: so far {rows:,} rows and at least "
+            f"{windows:,} windows are lost, and what comes until it is up, and then each environment's rows until its "
+            "next game, will be too"
         )
 
     def _load(self, shard: int, *, wait: bool) -> None:
@@ -215,7 +216,11 @@ class Shards:
                 self._replace(shard, str(lost))
                 continue
             held.step, held.since = None if part is None else held.peer.ask(*part), time.monotonic()
-            held.loading = None if part is None else held.loading
+            if part is None:
+                held.loading = None
+                self._faults.append(
+                    f"replay shard {shard} is up again; {self.rows_lost:,} rows are lost in this run so far"
+                )
 
     def faults(self) -> list[str]:
         """What went wrong since the last call and what was done, a sentence each."""

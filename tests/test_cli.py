@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from tests.small import command, flags
@@ -187,10 +188,17 @@ def test_without_ale_py_the_list_says_how_to_get_it(monkeypatch):
     assert ("ALE/NAME-v5", "Atari 2600, not installed: pip install 'retorq[atari]'") in listing.environments()
 
 
-def test_doctor():
+def test_doctor(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError
+
     code, out, _ = command("doctor")
     assert code == 0
     assert "torch" in out
+    assert any(line.startswith("ray         ") for line in out.splitlines())
+    monkeypatch.setattr(metadata, "version", missing)
+    assert "ray         not installed (extra dist)" in command("doctor")[1].splitlines()
+    monkeypatch.undo()
     code, out, _ = command("doctor", "catch")
     assert code == 0
     assert all(line.startswith("ok ") for line in out.splitlines())

@@ -117,6 +117,16 @@ def doctor(words: list[str]) -> int:
     return 0 if all(good for good, _ in findings) else UserError.exit_code
 
 
+def _ray() -> str:
+    """Its version, without loading it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ray")
+    except PackageNotFoundError:
+        return "not installed (extra dist)"
+
+
 def _installation() -> list[str]:
     import psutil
     import torch
@@ -125,6 +135,7 @@ def _installation() -> list[str]:
     from retorq.running.plan import size
 
     lines = [f"{name:<12}{value}" for name, value in versions().items()]
+    lines.append(f"{'ray':<12}{_ray()}")
     lines.append(f"{'memory':<12}{size(psutil.virtual_memory().available)} free")
     lines.append(f"{'threads':<12}{torch.get_num_threads()}")
     lines.append(

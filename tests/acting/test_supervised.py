@@ -122,6 +122,25 @@ def test_an_actor_that_was_silent_is_not_forgiven(clock):
         pool._replace(1, "sent nothing for 3600 s")
 
 
+def test_games_are_said_to_be_cut_only_where_any_were_open():
+    pool = Here()
+    pool._start(1)
+    pool._replace(1, "fell")
+    assert pool.faults() == ["actor 1 fell; it was started anew"]
+    played(pool, 4)
+    pool._replace(1, "fell")
+    assert pool.faults() == ["actor 1 fell; its games were cut and it was started anew"]
+
+
+def test_actors_are_waited_for_until_each_has_sent_something():
+    pool = Here()
+    assert pool.waiting == "actors: 0 of 2 up"
+    played(pool, 1)
+    assert pool.waiting == "actors: 1 of 2 up"
+    played(pool, 1)
+    assert pool.waiting == ""
+
+
 def test_every_actor_and_every_incarnation_has_a_seed_of_its_own():
     pool = Here(actors=4)
     played(pool, 8)

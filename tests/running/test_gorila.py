@@ -58,6 +58,13 @@ def test_bundles_share_environments_replay_and_warm_up():
     trainer.close()
 
 
+def test_bundles_are_waited_for_until_each_has_answered():
+    trainer = made()
+    assert trainer.waiting == "bundles: 0 of 2 up"
+    trained(trainer, 8)
+    assert trainer.waiting == ""
+
+
 def test_sharded_servers_make_the_same_weights_as_one_step_for_step():
     one, other = made(servers=1), made(servers=3)
     for _ in range(30):

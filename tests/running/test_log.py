@@ -209,6 +209,21 @@ def test_progress_before_anything_is_known(tmp_path):
     assert "left -" in shown(log)
 
 
+def test_whoever_is_waited_for_is_named_instead_of_zeros(tmp_path):
+    clock = Clock()
+    log = open_log(tmp_path, clock)
+    log.progress(0, 0, waiting="actors: 0 of 2 up", epsilon=1.0)
+    line = shown(log).splitlines()[-1]
+    assert line.startswith("waiting for actors: 0 of 2 up · memory ")
+    assert "step" not in line
+    clock.now += 100
+    log.progress(20, 0, waiting="actors: 1 of 2 up")
+    assert shown(log).splitlines()[-1].startswith("waiting for actors: 1 of 2 up · step 20/")
+    clock.now += 100
+    log.progress(40, 0)
+    assert shown(log).splitlines()[-1].startswith("step 40/")
+
+
 def test_a_terminal_gets_a_table(tmp_path):
     clock = Clock()
     with open_log(tmp_path, clock, live=True) as log:

@@ -44,6 +44,10 @@ class ActorPool(Protocol):
         """What belongs into a row of metrics: what was lost, and how late actions came."""
 
     @property
+    def waiting(self) -> str:
+        """Who is waited for before all act, in a few words; empty: nobody."""
+
+    @property
     def late(self) -> int | None:
         """Actions that came too late since the run began; None where nobody plays by the clock."""
 
@@ -69,6 +73,7 @@ class LocalPool:
 
     replaced = 0
     late = None
+    waiting = ""
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor

@@ -170,8 +170,10 @@ class RayPool(Supervised):
         found = move(self._watch.hosts, [held.host.id for held in playing])
         if found is not None:
             actor, host = found
-            self._end(actor)
-            self._faults.append(f"actor {actor} was moved to {host.address}, which has more room; its games were cut")
+            cut = self._end(actor)
+            self._faults.append(
+                f"actor {actor} was moved to {host.address}, which has more room{'; its games were cut' * cut}"
+            )
             self._start_on(actor, host)
 
     def _next(self, patience: float) -> list[Chunk]:

@@ -123,11 +123,13 @@ class Supervised(ABC):
         self.tally.add(chunks)
         return chunks
 
-    def _end(self, actor: int) -> None:
-        """End an actor and cut its streams; its games are told as far as they came."""
+    def _end(self, actor: int) -> bool:
+        """End an actor and cut its streams; its games are told as far as they came. Returns whether any was open."""
         self._kill(actor)
         recipe = self.recipes[actor]
+        before = len(self._episodes)
         self._closing += self._cut(range(recipe.first, recipe.first + recipe.columns))
+        return len(self._episodes) > before
 
     def _cut(self, columns: Iterable[int]) -> list[Chunk]:
         """End streams; a game that was open counts as cut, without the action that was never answered."""
@@ -143,7 +145,7 @@ class Supervised(ABC):
 
     def _replace(self, actor: int, reason: str, *, blamed: bool = True) -> None:
         """End an actor, cut its streams, and start its next incarnation; ``blamed``: it may be what fails."""
-        self._end(actor)
+        cut = self._end(actor)
         if self._played[actor] >= FORGIVEN:
             self.restarts[actor] = 0
         self.restarts[actor] += int(blamed)
@@ -153,7 +155,7 @@ class Supervised(ABC):
                 f"actor {actor} {reason}, and had been started anew {self.most_restarts} times before; look at what "
                 "ends it, then go on with the last checkpoint."
             )
-        self._faults.append(f"actor {actor} {reason}; its games were cut and it was started anew")
+        self._faults.append(f"actor {actor} {reason}; {'its games were cut and ' * cut}it was started anew")
         self._start(actor)
 
     def drain(self) -> list[Episode]:
@@ -170,6 +172,12 @@ class Supervised(ABC):
         """For a row of metrics: who was replaced since the run began, if any, and how late actions come."""
         counted = {"actors_replaced": self.replaced, "environments_replaced": self.environments_replaced}
         return {name: float(count) for name, count in counted.items() if count} | self.punctuality.told()
+
+    @property
+    def waiting(self) -> str:
+        """Which actors are waited for: those that have sent nothing yet; empty when all have."""
+        up = sum(version >= 0 for version in self.versions)
+        return "" if up == len(self.versions) else f"actors: {up} of {len(self.versions)} up"
 
     @property
     def late(self) -> int | None:

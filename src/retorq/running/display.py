@@ -133,7 +133,12 @@ def _table(values: Mapping[str, Any]) -> Table:
 def _cells(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and formatted values, in the order in which they are shown."""
     step, total = values["step"], values["total"]
+    awaited = [("waiting for", text)] if (text := values.get("waiting")) else []
+    memory, time = ("memory", f"{values['memory_mb']:,.0f} MB"), ("time", duration(values["seconds"]))
+    if awaited and not step:  # all other numbers are zero
+        return [*awaited, memory, time]
     cells = [
+        *awaited,
         ("step", f"{step:,}/{total:,} ({100 * step // max(1, total)}%)"),
         ("score", f"{_number(values['score_mean'])} (last {values['score_count']})"),
         ("steps/s", _number(values["steps_per_second"])),
@@ -141,8 +146,8 @@ def _cells(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("replay ratio", _number(values["replay_ratio"])),
         ("epsilon", _number(values["epsilon"])),
         ("loss", _number(values["loss"])),
-        ("memory", f"{values['memory_mb']:,.0f} MB"),
-        ("time", duration(values["seconds"])),
+        memory,
+        time,
         ("left", duration(values["seconds_left"])),
     ]
     return cells + [(name, _number(value)) for name, value in values["more"].items()]

@@ -100,6 +100,12 @@ class Gorila:
         return self.steps >= self.total
 
     @property
+    def waiting(self) -> str:
+        """Which bundles are waited for: those that have answered nothing yet; empty: none."""
+        up = sum(bundle.heard for bundle in self._bundles)
+        return "" if up == len(self._bundles) else f"bundles: {up} of {len(self._bundles)} up"
+
+    @property
     def epsilon(self) -> float:
         """Mean exploration over the environments, now."""
         return float(self.agent.explore.epsilon(self.steps, self.total).mean())

@@ -127,18 +127,19 @@ class Log:
         self._events.add({k: v for k, v in row.items() if v is not None and k not in ("step", "seconds")}, step)
         return row
 
-    def progress(self, step: int, updates: int, **values: float) -> bool:
+    def progress(self, step: int, updates: int, *, waiting: str = "", **values: float) -> bool:
         """Show how it goes, if the last time was long enough ago; cheap otherwise. Returns whether it was shown.
 
         Args:
             step: Agent steps so far.
             updates: Learner updates so far.
+            waiting: Who is waited for before all act, if anybody.
             values: ``replay_ratio`` and, if fresher than the last row's, ``epsilon`` and ``loss``; others are shown as
                 they are.
         """
         if self._shown and self.seconds - self._shown[-1][2] < self._display.interval:
             return False
-        self._display.show(self._state(step, updates, values))
+        self._display.show(self._state(step, updates, values) | {"waiting": waiting})
         return True
 
     def _state(self, step: int, updates: int, values: Mapping[str, float]) -> dict[str, Any]:

@@ -264,7 +264,8 @@ def _loop(
             if log.due(trainer.steps) or trainer.done:
                 log.metrics(trainer.steps, trainer.steps * per_step, trainer.updates, _values(trainer))
             late = {} if trainer.late is None else {"late": float(trainer.late)}
-            log.progress(trainer.steps, trainer.updates, replay_ratio=_ratio(trainer), epsilon=trainer.epsilon, **late)
+            shown = {"replay_ratio": _ratio(trainer), "epsilon": trainer.epsilon, **late}
+            log.progress(trainer.steps, trainer.updates, waiting=trainer.waiting, **shown)
             if time.monotonic() - saved_at >= run.checkpoint_seconds:
                 store(trainer, folder, log, run)
                 saved_at = time.monotonic()

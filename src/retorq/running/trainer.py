@@ -248,6 +248,11 @@ class Trainer:
         return self.pool.told() | (self.replay.metrics() if isinstance(self.replay, ShardedReplay) else {})
 
     @property
+    def waiting(self) -> str:
+        """Who is waited for before all act; empty: nobody."""
+        return self.pool.waiting
+
+    @property
     def late(self) -> int | None:
         """Actions that came too late since the run began; None where nobody plays by the clock."""
         return self.pool.late

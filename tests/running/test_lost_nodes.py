@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests.acting.nodes import Nodes
-from tests.running.test_gorila import TINY
+from tests.running.bundled import TINY
 from tests.running.test_shards import SHARDED, counts
 from tests.small import SETTINGS
 

@@ -1,5 +1,6 @@
 """Every agent's published configuration on a real game: it fills its memory, learns, and plays whole games."""
 
+import importlib.util
 import math
 
 import pytest
@@ -29,9 +30,12 @@ def test_published_configurations_run(agent: str) -> None:
     assert row["score_mean"] >= 0
 
 
+@pytest.mark.parametrize("pool", ["process", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("agent", ["apex_dqn", "r2d2"])
-def test_they_run_with_actors_in_other_processes(agent: str) -> None:
-    elsewhere = {"pool": "process", "actors": 2, "num_envs": 2}
+def test_they_run_with_actors_in_other_processes(agent: str, pool: str) -> None:
+    if pool == "ray" and importlib.util.find_spec("ray") is None:  # not to be imported before its settings are made
+        pytest.skip("Ray (extra dist) is not installed")
+    elsewhere = {"pool": pool, "actors": 2, "num_envs": 2}
     row = atari_presets.run(agent, 300, threads=1, episodes=1, cap=1_000, **(TINY | MORE.get(agent, {}) | elsewhere))
     assert row["updates"] > 10
     assert math.isfinite(row["loss"])

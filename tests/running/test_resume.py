@@ -48,11 +48,11 @@ def step(self):
     plain_step(self)
     if self.steps >= 80:
         os.kill(os.getpid(), number)
-def store(trainer, *rest):
+def store(trainer, *rest, **how):
     if number != 9:
-        return plain_store(trainer, *rest)
+        return plain_store(trainer, *rest, **how)
     if trainer.steps >= 60 and not saved:
-        saved.append(plain_store(trainer, *rest))
+        saved.append(plain_store(trainer, *rest, **how))
 trainer.Trainer.step, train.store = step, store
 cli.main(words)
 """

@@ -125,7 +125,7 @@ RECEIVES, PUBLISHES = "pool.receive()", "time.sleep(3.0); pool.publish(network, 
     ("names", "actor", "does", "said"),
     [
         pytest.param(["gcs_server"], False, RECEIVES, "1 75 Ray's head is gone", marks=pytest.mark.slow),
-        (["gcs_server"], True, RECEIVES, "3 75 Ray's head is gone"),
+        pytest.param(["gcs_server"], True, RECEIVES, "3 75 Ray's head is gone", marks=pytest.mark.slow),
         pytest.param(["gcs_server"], False, PUBLISHES, "1 75 Ray's head is gone", marks=pytest.mark.slow),
         (["gcs_server", "raylet"], False, RECEIVES, "2 75 Ray has ended on this host"),
         pytest.param(["raylet"], False, PUBLISHES, "1 75 Ray has ended on this host", marks=pytest.mark.slow),

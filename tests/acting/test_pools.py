@@ -343,7 +343,7 @@ DEATH = {
 }
 
 
-@pytest.mark.parametrize("what", ["die", "raise", "hang"])
+@pytest.mark.parametrize("what", ["die", "raise", pytest.param("hang", marks=pytest.mark.slow)])
 def test_an_actor_that_fails_is_started_anew_and_its_games_are_cut(failing, tmp_path, what):
     limit = 4.0 if what == "hang" else 60.0
     pool = failing(what=what, at=33, marker=str(tmp_path / "done"), time_limit=limit)

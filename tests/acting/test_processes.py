@@ -53,7 +53,10 @@ def test_what_a_replaced_actor_had_sent_is_thrown_away(pool_of):
 
 @pytest.mark.parametrize(
     ("number", "name"),
-    [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 3, f"signal {signal.SIGRTMIN + 3}")],
+    [
+        (signal.SIGKILL, "SIGKILL"),
+        pytest.param(signal.SIGRTMIN + 3, f"signal {signal.SIGRTMIN + 3}", marks=pytest.mark.slow),
+    ],
 )
 def test_an_actor_that_is_killed_is_told_with_its_signal(pool_of, number, name):
     """Real-time signals have no names."""

@@ -17,7 +17,11 @@ DID = {
     "die": "ended its process with exit code 7",
     "hang": "gave no answer within 8 s (env.step_time_limit)",
 }
-FAULTS = [("local", "raise"), *((pool, what) for pool in ("process", "ray") for what in DID)]
+FAULTS = [
+    pytest.param((pool, what), marks=[pytest.mark.slow] * (what == "hang"), id=f"{pool}-{what}")
+    for pool, whats in (("local", ["raise"]), ("process", DID), ("ray", DID))
+    for what in whats
+]
 
 
 def shares(falls, never, what="raise"):
@@ -34,7 +38,7 @@ def shares(falls, never, what="raise"):
     ]
 
 
-@pytest.fixture(params=FAULTS, ids="-".join)
+@pytest.fixture(params=FAULTS)
 def build(request, tmp_path):
     """Makes pools in which one environment fails once, and says what is told of it; all are closed in the end."""
     kind, what = request.param

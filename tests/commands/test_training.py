@@ -152,6 +152,7 @@ def stored(monkeypatch, path, **how):
         patch.setattr(api, "run_training", lambda *_, **__: 75)
         patch.setattr(api, "introduce", lambda *_: None)
         patch.setattr(api, "prepare", lambda *_: None)
+        patch.setattr(api, "require_pool", lambda *_: None)  # there is no cluster
         api.train("memory", run=path, **how, say=lambda line: None)
     assert folder.how(path).keys() == set(api.HOW)
 

@@ -127,6 +127,7 @@ def bundle_processes():
     return [child for child in psutil.Process().children(recursive=True) if "ray::Host" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RAY, reason="Ray (extra dist) is not installed")
 def test_bundles_on_ray_learn_lose_a_bundle_stop_and_go_on(tmp_path, monkeypatch, capsys):
     """Counts of gradients agree at every checkpoint, also across a resume."""

@@ -227,7 +227,7 @@ AGAIN = "Start the cluster and go on with the run."
 @pytest.mark.parametrize(
     ("agent", "killed", "replay", "said"),
     [
-        (SHARDED, ALL, False, "what was learned was saved"),
+        pytest.param(SHARDED, ALL, False, "what was learned was saved", marks=pytest.mark.slow),
         pytest.param(SHARDED, HERE, False, "what was learned was saved", marks=pytest.mark.slow),
         pytest.param(SHARDED, HEAD, True, "what was learned was saved", marks=pytest.mark.slow),
         pytest.param(BUNDLES, HEAD, False, "what was learned was saved", marks=pytest.mark.slow),

@@ -73,18 +73,22 @@ def test_shards_of_a_node_that_is_lost_come_back_elsewhere_and_every_row_is_coun
     assert sorted(seen.where) == sorted([head.node_id, other.node_id])  # spread over both
     gone = seen.where.index(other.node_id)
     out = capsys.readouterr().out
+    # Once more where it was begun on the node that is lost, of which the head had not noticed yet.
     lines = [line for line in out.splitlines() if "replay shard" in line]
-    assert len(lines) == 2, out
-    assert lines[1].startswith(f"replay shard {gone} is up again; ")
+    lives = len(lines) - 1
+    assert 1 <= lives <= 2, out
+    assert all(line.startswith(f"replay shard {gone} ") and "being started anew" in line for line in lines[:-1])
+    assert lines[-1].startswith(f"replay shard {gone} is up again; ")
     told = re.search(rf"replay shard {gone} {GONE}; it is being .* as of step ([\d,]+): so far [\d,]+ rows", lines[0])
     assert int(told[1].replace(",", "")) >= seen.saved
     assert "Traceback" not in out
     held, lost, state = counts(run)
     assert held + lost == seen.sent
     assert lost > 0
-    assert (state["lost"]["replaced"], done.metrics[-1]["shards_replaced"]) == (1, 1)
+    assert (state["lost"]["replaced"], done.metrics[-1]["shards_replaced"]) == (lives, lives)
 
 
+@pytest.mark.slow
 def test_bundles_of_a_node_that_is_lost_begin_anew_and_no_parameter_server_is_lost(
     nodes, tmp_path, monkeypatch, capsys
 ):

@@ -269,6 +269,7 @@ def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_pa
         retorq.resume(run, replay_shards=3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RAY, reason="Ray (extra dist) is not installed")
 def test_the_object_store_never_holds_more_than_what_is_under_way(tmp_path, monkeypatch):
     """Looked at in a run of batches of a megabyte, 200 of them, in a store of 100 MiB and more."""

@@ -51,9 +51,10 @@ def measured(env_id: str, agent: str, preset: str, turns: int, seconds: float) -
     )
     env = make(env_id, columns=task.agent.columns, seed=0)
     trainer = Trainer(task.agent, env, total=10**6, seed=0)
+    counts = (1, cores())
+    torch.set_num_threads(1)
     while trainer.updates < 5:
         trainer.step()
-    counts = (1, cores())
     times: dict[int, list[float]] = {count: [] for count in counts}
     for turn in range(turns):
         for count in counts if turn % 2 else counts[::-1]:

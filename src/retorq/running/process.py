@@ -13,9 +13,9 @@ from retorq.running.plan import activation_bytes, cores
 if TYPE_CHECKING:
     from retorq.running.train import RunOptions
 
-SMALL = 3_000_000
-"""Bytes of activations below which an update gains nothing from a second thread (benchmarks/threads.py). Where other
-programs want the cores, too, threads that wait for each other make such updates many times slower."""
+SMALL = 2_000_000
+"""Bytes of activations below which an update gains at most a fifth from a second thread (benchmarks/threads.py). Where
+other programs want the cores, too, threads that wait for each other make such updates many times slower."""
 
 
 def prepare(run: RunOptions, agent: Agent | None = None) -> None:

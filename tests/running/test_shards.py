@@ -216,6 +216,7 @@ def shard_processes():
     return [child for child, name in names if name.startswith("ray::Host") and "Hosted" not in name]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RAY, reason="Ray (extra dist) is not installed")
 def test_a_run_whose_shards_are_killed_counts_every_row_stops_and_goes_on(tmp_path, monkeypatch, capsys):
     """After a checkpoint both are killed; the run is stopped; the same command goes on, and counts go on, too."""

@@ -26,6 +26,7 @@ shift
 echo "$@" >> called
 [ "$1" = venv ] && mkdir -p "$2/bin" && cp "$0" "$2/bin/python" && cp "$0" "$2/bin/retorq"
 [ "$1" = pytest ] && echo "threads: $OMP_NUM_THREADS $MKL_NUM_THREADS"
+[ "$1" = pytest ] && echo "byte code: ${PYTHONDONTWRITEBYTECODE:-kept}"
 [ "$1" != "$FAILS" ]
 """
 
@@ -47,10 +48,11 @@ def project(tmp_path):
 
 
 def make(project, *words, target="train", **variables):
+    ours = {"ARGS", "JOBS", "GAME", "AGENT", "PRESET", "RUN", "VENV", "RETORQ_AGAIN"}  # of the make that runs this test
     plain = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("MAKE") and not name.endswith("_NUM_THREADS") and name != "RETORQ_AGAIN"
+        if not name.startswith("MAKE") and not name.endswith("_NUM_THREADS") and name not in ours
     }
     return subprocess.Popen(
         ["make", target, *words],
@@ -120,6 +122,10 @@ def test_an_installation_that_failed_is_done_again(clone):
     assert not good
     assert [line.split()[0] for line in called] == ["venv", "pip"]
     assert [line.split()[0] for line in done(clone, "test")[2]] == ["pip", "pytest"]
+
+
+def test_byte_code_is_kept_whatever_the_environment_says(clone):
+    assert "byte code: kept" in done(clone, "test", PYTHONDONTWRITEBYTECODE="1")[1].splitlines()
 
 
 def test_failing_tests_fail(clone):

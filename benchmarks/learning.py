@@ -95,6 +95,10 @@ TASKS = {
         )
         for name, more in ONE_MORE.items()
     },
+    # Why Recurrent IQN misses it there on one seed of three: the preset's ladder comes down to 0.01.
+    "masked_cartpole, wide ladder": Task(
+        env="masked_cartpole", steps=100_000, aim=">= 250", settings=LONG | {"epsilon_final": 0.4}, seeds=3
+    ),
     "vizdoom_basic": Task(
         env="VizdoomBasic-v1",
         steps=40_000,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retorq.capture import Captured
 from retorq.nn.network import Network
-from retorq.optimizers import AdaGrad, CenteredRMSProp
+from retorq.optimizers import AdaGrad, Adam, CenteredRMSProp, Optimizer
 from retorq.types import Batch, LossOutput, Tree, UserError
 
 Precision = Literal["fp32", "bf16"]
@@ -127,8 +127,7 @@ class Learner:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         """One update, as a function of tensors only: nothing here waits for the device. Gradients start as None."""
         told, bad = self.gradient(batch)
-        # All optimizers skip the step where found_inf is 1, without a round trip to the host.
-        self.optimizer.found_inf, self.optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
+        self.optimizer.found_inf = bad  # skips the step where it is 1, without a round trip to the host
         self.optimizer.step()
         self.skipped_in_a_row.copy_((self.skipped_in_a_row + 1) * bad)
         return told | {"skipped": self.skipped_in_a_row.clone()}
@@ -144,13 +143,16 @@ class Learner:
         if self.cuda_graph:
             metrics = self._replayed(batch)
         else:
-            for parameter in self.parameters:
-                parameter.grad = None
+            self._clear()
             metrics = self._step(batch)
         self.updates += 1
         if self.updates % self.target_period == 0:
             self.sync_target()
         return unpacked(metrics)
+
+    def _clear(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def _replayed(self, batch: Batch) -> dict[str, Tensor]:
         """The step as a CUDA graph, recorded at the first batch."""
@@ -161,7 +163,7 @@ class Learner:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):  # what is created lazily must exist before recording
-                    self.optimizer.zero_grad(set_to_none=True)
+                    self._clear()
                     self._step(batch)
             torch.cuda.current_stream().wait_stream(side)
             self.load_state_dict(*before)  # the trial updates leave no trace
@@ -169,7 +171,7 @@ class Learner:
                 for state in self.optimizer.state.values():
                     torch._foreach_zero_(list(state.values()))
             self.skipped_in_a_row.copy_(skipped)
-            self.optimizer.zero_grad(set_to_none=True)
+            self._clear()
             self._captured = Captured(self._step, batch, self.generator)
         return self._captured(batch)
 
@@ -243,9 +245,7 @@ def _groups(network: Network, rate: float, apart: Apart | None) -> list[dict[str
     return [{"params": of[False], "rate": rate}, {"params": of[True], "rate": apart.learning_rate}]
 
 
-def made_optimizer(
-    name: Rule, groups: list[dict[str, Any]], epsilon: float, device: torch.device
-) -> torch.optim.Optimizer:
+def made_optimizer(name: Rule, groups: list[dict[str, Any]], epsilon: float, device: torch.device) -> Optimizer:
     """An optimizer by its name, of groups of ``params`` with a ``rate`` each.
 
     On a GPU learning rates are tensors, so that a recorded step sees them change.
@@ -258,7 +258,7 @@ def made_optimizer(
         return CenteredRMSProp(groups, rate, eps=epsilon)
     if name == "adagrad":
         return AdaGrad(groups, rate, eps=epsilon)
-    return torch.optim.Adam(groups, lr=rate, eps=epsilon, fused=True, capturable=on_gpu)
+    return Adam(groups, rate, eps=epsilon)
 
 
 def clipped(parameters: list[torch.nn.Parameter], longest: float) -> Tensor:

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from tests.algorithms.agents import FRAMES, MODULES, RECURRENT, names
 
 from retorq import algorithms
@@ -188,8 +187,7 @@ def test_the_optimizer_that_is_built(agent):
     if "rmsprop" in config.optimizer:
         assert (type(optimizer).__name__, group["decay"]) == ("CenteredRMSProp", 0.95)
     else:
-        assert isinstance(optimizer, torch.optim.Adam)
-        assert (group["betas"], group["weight_decay"]) == ((0.9, 0.999), 0)
+        assert (type(optimizer).__name__, group["betas"]) == ("Adam", (0.9, 0.999))
 
 
 def test_every_agent_of_this_table_is_complete():

@@ -10,6 +10,7 @@ from tests.continuous import batch, make_network
 from retorq.learner import Apart, Learner
 from retorq.losses.policy_gradient import EDGE, PolicyGradient
 from retorq.ops.policy import action_gradient_loss
+from retorq.optimizers import Optimizer
 
 GAMMA, N = 0.9, 3
 
@@ -203,13 +204,21 @@ def test_the_policy_has_a_learning_rate_of_its_own(anneal):
         assert float(moved.median()) == pytest.approx(rate * share, rel=1e-1)
 
 
+class Descent(Optimizer):
+    """Steps as long as the gradients, unlike Adam's."""
+
+    def _update(self, parameters, gradients, kept, group):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.sub_(group["lr"] * gradient)
+
+
 def test_importance_weights_are_for_the_critic_alone():
     made = batch(0, columns=30)
     skewed = replace(made, weight=torch.linspace(0.01, 1.0, 30))
     found = []
     for given in (made, skewed):
         some = learner(apart=Apart(prefix="_head.policy.", learning_rate=1e-2))
-        some.optimizer = torch.optim.SGD([{**g, "lr": g["rate"]} for g in some.optimizer.param_groups])
+        some.optimizer = Descent(some.optimizer.param_groups, 0.0)
         some.update(given)
         found.append(parts(some))
     torch.testing.assert_close(found[0]["policy"], found[1]["policy"], rtol=0, atol=0)

@@ -19,7 +19,7 @@ from benchmarks.rows import made_by, numbers, put, read, write
 from retorq.study.design import Job, Study, Task, jobs
 from retorq.study.page import text_tables
 from retorq.study.pictures import pictures
-from retorq.study.results import Told, statistics_table, told
+from retorq.study.results import MEASURES, Told, discrepancy_table, statistics_table, told
 from retorq.study.studies import STUDIES
 from retorq.study.work import check, work
 from retorq.types import UserError
@@ -76,9 +76,45 @@ def statistics(study: Study, found: Told) -> list[Mapping[str, Any]]:
     return [*statistics_table(found.scores, tasks_of(study, found), names, study.reference)]
 
 
+def short_table(study: Study, results: Path) -> str:
+    """The scores of every task by variant, for docs/studies: interquartile means with their intervals."""
+    rows = {(row["measure"], row["task"], row["variant"]): row for row in statistics(study, kept(study, results))}
+    names = [variant.name for variant in study.variants]
+    lines = ["| task | score | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for measure, task in dict.fromkeys((measure, task) for measure, task, _ in rows):
+        cells = [_cell(rows.get((measure, task, name))) for name in names]
+        lines.append(f"| {task} | {MEASURES[measure]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def short_discrepancies(study: Study, results: Path) -> str:
+    """Delta-Q at the end of the learned rows by variant, for docs/studies: medians over seeds, where there are any."""
+    table = discrepancy_table(kept(study, results).discrepancies)
+    names = [variant.name for variant in study.variants]
+    found = {(row["task"], row["start"], row["burn_in"], row["trained with"]): row["final"] for row in table}
+    lines = ["| task | memory starts | rows of burn-in | " + " | ".join(names) + " |", "|---" * (len(names) + 3) + "|"]
+    for task, start, burn_in in dict.fromkeys(key[:3] for key in found):
+        values = [found.get((task, start, burn_in, name)) for name in names]
+        if any(value is not None for value in values):
+            cells = ["-" if value is None else f"{value:.3g}" for value in values]
+            begins = "at zero" if start == "zero" else "as stored"
+            lines.append(f"| {task} | {begins} | {burn_in:.0f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    numbers = [f"{row[name]:.3g}" for name in ("iqm", "iqm_low", "iqm_high")]
+    return "{} ({} to {})".format(*numbers) if row["runs"] > 1 else f"{numbers[0]} (one run)"
+
+
 def show(study: Study, results: Path, folder: Path) -> None:
     """Draw what the csv files hold into ``folder``, and print their tables in Markdown."""
     found = kept(study, results)
+    print(short_table(study, results))
+    if found.discrepancies:
+        print(short_discrepancies(study, results))
     table = statistics(study, found)
     drawn = pictures(found, table, tasks_of(study, found), [variant.name for variant in study.variants])
     for name, text in drawn.items():

@@ -244,6 +244,17 @@ def test_the_learning_table_is_that_of_its_csv() -> None:
     assert printed() in (ROOT / "docs" / "results.md").read_text()
 
 
+@pytest.mark.parametrize(("study", "page"), [("start-state", "start_state.md")])
+def test_the_tables_of_a_study_are_those_of_its_csv_files(study: str, page: str) -> None:
+    """``--draw`` prints what the study's page shows."""
+    from benchmarks import studies
+
+    text = (ROOT / "docs" / "studies" / page).read_text()
+    assert studies.short_table(studies.STUDIES[study], studies.RESULTS) in text
+    if studies.STUDIES[study].burn_ins:
+        assert studies.short_discrepancies(studies.STUDIES[study], studies.RESULTS) in text
+
+
 def test_the_table_of_unrolls_is_that_of_its_csv() -> None:
     """1, 4 and 10 frames by no recurrence and unrolls of 1, 10 and 30: DRQN's table of timings."""
     from benchmarks.unroll import table as printed

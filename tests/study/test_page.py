@@ -54,7 +54,7 @@ def test_a_variant_without_runs_has_no_row_and_half_a_study_no_total(small, pret
     assert (results.TOGETHER, "stored") in found
 
 
-def test_delta_q_is_averaged_over_seeds(small, pretended):
+def test_delta_q_of_all_seeds(small, pretended):
     for job in pretended[:3] + pretended[6:9]:  # recall 3 with both seeds
         value = 0.5 if job.seed else 0.25
         rows = [{"start": "zero", "burn_in": 0, "initial": value, "final": None if job.seed else 0.125}]
@@ -62,6 +62,15 @@ def test_delta_q_is_averaged_over_seeds(small, pretended):
     table = results.discrepancy_table(results.discrepancies(pretended))
     assert [r["trained with"] for r in table] == ["zero", "stored", "stored+burn_in"]
     assert {(r["runs"], r["initial"], r["final"]) for r in table} == {(2, 0.375, 0.125)}
+
+
+def test_a_run_with_values_near_zero_does_not_set_the_delta_q_of_all():
+    about = {"task": "maze", "variant": "stored", "start": "zero", "burn_in": 2}
+    rows = [
+        about | {"seed": seed, "initial": value, "final": 10 * value} for seed, value in enumerate((0.5, 0.25, 70.0))
+    ]
+    [row] = results.discrepancy_table(rows)
+    assert (row["runs"], row["initial"], row["final"]) == (3, 0.5, 5.0)
 
 
 def test_everything_is_written_and_well_formed(small, pretended, tmp_path):

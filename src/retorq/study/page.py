@@ -51,7 +51,7 @@ def text_tables(table: Sequence[Row], found: Told) -> str:
 def _tables(table: Sequence[Row], found: Told) -> dict[str, Sequence[Row]]:
     tables: dict[str, Sequence[Row]] = {f"{title}, {task}": part for (title, task), part in _parts(table).items()}
     if found.discrepancies:
-        tables["Delta-Q after training, means over runs"] = discrepancy_table(found.discrepancies)
+        tables["Delta-Q after training, medians over runs"] = discrepancy_table(found.discrepancies)
     return tables
 
 

@@ -81,7 +81,7 @@ def _by_seed(rows: Sequence[Row]) -> Mapping[object, Points]:
 
 
 def _burn_ins(found: Told, task: Task, start: str, variants: Sequence[str]) -> str:
-    """Delta-Q at the end of the learned rows by the length of the burn-in, means over seeds; for several lengths."""
+    """Delta-Q at the end of the learned rows by the length of the burn-in, medians over seeds; for several lengths."""
     lines = []
     for color, variant in enumerate(variants):
         about = (task.name, variant, start)
@@ -92,7 +92,7 @@ def _burn_ins(found: Told, task: Task, start: str, variants: Sequence[str]) -> s
                 values.setdefault(float(row["burn_in"] or 0), []).append(float(row["final"]))
         if len(values) > 1:
             x = sorted(values)
-            lines.append(Line(name=variant, x=x, y=[float(np.mean(values[at])) for at in x], color=color))
+            lines.append(Line(name=variant, x=x, y=[float(np.median(values[at])) for at in x], color=color))
     positive = all(value > 0 for line in lines for value in line.y)
     title = f"{task.name}: Delta-Q where memory starts {'at zero' if start == 'zero' else 'as it was stored'}"
     label = "Delta-Q at the end of the learned rows"

@@ -102,7 +102,10 @@ def discrepancies(jobs: Sequence[Job]) -> list[Row]:
 
 
 def discrepancy_table(rows: Sequence[Row]) -> list[Row]:
-    """Means over seeds of ``discrepancies``, None where no run's games were long enough."""
+    """Medians over seeds of ``discrepancies``, None where no run's games were long enough.
+
+    Not means: Delta-Q is divided by the largest value, and a run whose values are near 0 can have any.
+    """
     kinds = list(dict.fromkeys((r["task"], r["variant"], r["start"], r["burn_in"]) for r in rows))
     table: list[Row] = []
     for task, variant, start, burn_in in kinds:
@@ -112,7 +115,7 @@ def discrepancy_table(rows: Sequence[Row]) -> list[Row]:
         row: Row = {"task": task, "trained with": variant, "start": start, "burn_in": burn_in, "runs": len(same)}
         for name in ("initial", "final"):
             values = [value for r in same if isinstance(value := r[name], float)]
-            row[name] = rounded(float(np.mean(values)), 3) if values else None
+            row[name] = rounded(float(np.median(values)), 3) if values else None
         table.append(row)
     return table
 

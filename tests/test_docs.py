@@ -244,7 +244,9 @@ def test_the_learning_table_is_that_of_its_csv() -> None:
     assert printed() in (ROOT / "docs" / "results.md").read_text()
 
 
-@pytest.mark.parametrize(("study", "page"), [("start-state", "start_state.md")])
+@pytest.mark.parametrize(
+    ("study", "page"), [("start-state", "start_state.md"), ("rainbow-ablations", "rainbow_ablations.md")]
+)
 def test_the_tables_of_a_study_are_those_of_its_csv_files(study: str, page: str) -> None:
     """``--draw`` prints what the study's page shows."""
     from benchmarks import studies

@@ -16,7 +16,7 @@ BIN   := $(VENV)/bin
 QUIET := $(shell test -t 2 || echo --quiet --quiet)
 # --no-compile: byte code is made when a module is first imported; making it for all of torch costs more than it saves.
 INSTALL := $(BIN)/python -m pip install $(QUIET) --no-compile --disable-pip-version-check --constraint constraints.txt --editable
-# Where byte code is not kept, each program compiles all of PyTorch it imports anew: 6 seconds in place of 2.
+# Where byte code is not kept, each program compiles all of PyTorch that it imports anew, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 # Tests run many small tensors; more threads only wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1

@@ -240,7 +240,7 @@ def test_adam_does_what_pytorch_s_does_to_the_bit_with_skipped_steps_too(device)
 
 
 def test_learning_does_not_import_pytorch_s_compiler(tmp_path):
-    """It takes a second and 70 MB of every process that learns."""
+    """It would cost every process that learns time and memory."""
     words = (
         "import sys, retorq; retorq.train('catch', 'dqn', preset='toy', steps=100, warmup=50, say=lambda line: None, "
         f"run={str(tmp_path / 'run')!r}); print('torch._dynamo' in sys.modules)"

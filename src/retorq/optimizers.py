@@ -1,7 +1,7 @@
 """Optimizers: Adam, the centered RMSProp of DQN, and AdaGrad, whose steps can be skipped on the device.
 
-Not those of ``torch.optim``: the first of them that is made imports PyTorch's compiler, a second and 70 MB in every
-process that learns, and each step looks up anew what does not change.
+Not those of ``torch.optim``: the first of them that is made imports PyTorch's compiler, which costs every process that
+learns time and memory, and each step looks up anew what does not change.
 """
 
 from __future__ import annotations

@@ -21,18 +21,25 @@ class Offered:
     """The newest weights the learner offers, fetched only by actors whose own are older.
 
     Offers come in a thread of their own while the actor plays, so that each message looks at the newest, however long
-    its call had to wait. An offer is let go of once its weights were fetched.
+    its call had to wait. That thread may be late: a call names the edition that was offered before it and waits for it.
+    An offer is let go of once its weights were fetched.
     """
 
     def __init__(self) -> None:
         self.edition, self.version, self.clock = -1, -1, 0
         self._where: list[Any] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
 
     def offer(self, edition: int, version: int, where: list[Any]) -> None:
         """Note what there is: ``where`` holds the reference of ``edition``, weights of version ``version``."""
         with self._lock:
             self.edition, self.version, self._where = edition, version, where
+            self._lock.notify_all()
+
+    def wait(self, edition: int) -> None:
+        """Return once ``edition``, or a newer one, was offered."""
+        with self._lock:
+            self._lock.wait_for(lambda: self.edition >= edition)
 
     def read(self, network: Network) -> int:
         """Fetch the newest weights into ``network``; returns their version."""
@@ -79,9 +86,15 @@ class Hosted:
         """Newer weights, which the next message looks at; runs beside ``play``."""
         self.offered.offer(edition, version, where)
 
-    def play(self, clock: int) -> tuple[str, np.ndarray]:
-        """A message: its description as JSON, and the bytes of its rows; or what went wrong, and no bytes."""
+    def play(self, clock: int, edition: int) -> tuple[str, np.ndarray]:
+        """A message: its description as JSON, and the bytes of its rows; or what went wrong, and no bytes.
+
+        Args:
+            clock: Steps the learner has taken in.
+            edition: Of the weights last offered when this was asked for; older ones are not played with.
+        """
         self.offered.clock = clock
+        self.offered.wait(edition)
         torch.set_flush_denormal(True)  # of this thread, which need not be the one that built the player
         try:
             if self._fault is None:

@@ -139,7 +139,7 @@ class RayPool(Supervised):
     def _ask(self, actor: int) -> None:
         held = self._actors[actor]
         assert held is not None
-        held.calls[held.handle.play.remote(self.steps)] = time.monotonic()
+        held.calls[held.handle.play.remote(self.steps, held.edition)] = time.monotonic()
 
     def _before(self) -> None:
         self._watch.require()

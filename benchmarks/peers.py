@@ -9,7 +9,8 @@ The others live in ``.venv-peers``; what had to be adapted for each is told in p
 
 ``speed``: after a short warm-up, medians of turns; ours once more in bfloat16. ``memory``: peak resident memory of the
 process once 100,000 steps are stored, and how much more that is than with room for 1,000. ``score``: mean of the last
-100 training games after 100,000 steps of MinAtar Breakout, 3 seeds.
+100 training games after 100,000 steps of MinAtar Breakout, 3 seeds; with ``--workers`` several runs at a time share
+the cores, so the rates of these runs mean nothing and are left out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +195,9 @@ def row(
         "task": task,
         "side": side,
         "turns": len(turns),
-        "steps_per_second": round(rate, 1) if what != "memory" else None,
-        "lowest": round(min(rates), 1) if what != "memory" else None,
-        "highest": round(max(rates), 1) if what != "memory" else None,
+        "steps_per_second": round(rate, 1) if what == "speed" else None,
+        "lowest": round(min(rates), 1) if what == "speed" else None,
+        "highest": round(max(rates), 1) if what == "speed" else None,
         "retorq_over_it": round(rate_of(reference) / rate, 2) if what == "speed" else None,
         "retorq_bf16_over_it": round(rate_of(half) / rate, 2) if half else None,
         "peak_mb": round(peak, 1),
@@ -254,8 +258,10 @@ def turns_of(file: Path) -> list[dict[str, Any]]:
     return numbers(file, ("measurement", "task", "side", "torch", "version", "commit", "machine"))
 
 
-def measured(what: str, task: str, asked: argparse.Namespace, threads: int, file: Path) -> None:
-    """All sides of one measurement on one task, in turns, put into the csv of turns one by one."""
+def to_take(
+    what: str, task: str, asked: argparse.Namespace, threads: int, file: Path
+) -> Iterator[tuple[dict[str, Any], Plan]]:
+    """Turns of one measurement on one task that are not in the csv: how each is named, and its plan."""
     sides = [side for side in asked.sides if what == "speed" or not side.endswith(HALF)]
     kinds = {"memory": ["memory_small", "memory"]}.get(what, [what])
     there = {(t["measurement"], t["task"], t["side"], t["turn"]) for t in read(file)}
@@ -265,10 +271,27 @@ def measured(what: str, task: str, asked: argparse.Namespace, threads: int, file
                 if (kind, task, side, str(turn)) in there and what != "speed" and not asked.again:
                     continue
                 plan = plan_of(kind, task, asked.environments, threads, turn if what == "score" else 0, asked.quick)
-                named = {"measurement": kind, "task": task, "side": side, "turn": turn}
-                got = named | take_turn(side, kind, plan, asked.quick) | made_by()
-                print(f"{kind}, {task}, {side}, {turn}: {got}", file=sys.stderr, flush=True)
-                put(file, [got], KEY, {"measurement": KINDS, "task": list(TASKS), "side": EVERY})
+                yield {"measurement": kind, "task": task, "side": side, "turn": turn}, plan
+
+
+def measured(what: str, task: str, asked: argparse.Namespace, threads: int, file: Path) -> None:
+    """All sides of one measurement on one task, in turns, put into the csv of turns one by one."""
+    workers = asked.workers if what == "score" else 1
+    by, one_at_a_time = made_by(), threading.Lock()
+
+    def take(named: dict[str, Any], plan: Plan) -> None:
+        got = named | take_turn(named["side"], named["measurement"], plan, asked.quick) | by
+        with one_at_a_time:
+            print(got, file=sys.stderr, flush=True)
+            put(file, [got], KEY, {"measurement": KINDS, "task": list(TASKS), "side": EVERY})
+
+    with ThreadPoolExecutor(workers) as pool:  # of threads that wait for the turns' processes
+        waiting = [pool.submit(take, *turn) for turn in to_take(what, task, asked, max(1, threads // workers), file)]
+        try:
+            for done in as_completed(waiting):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # what has not begun, if a turn failed
 
 
 def main() -> None:
@@ -281,6 +304,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side for speed")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each side for scores (MinAtar only)")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: as many as there are cores")
+    parser.add_argument("--workers", type=int, default=1, help="runs for scores at a time, which share the threads")
     parser.add_argument("--again", action="store_true", help="take turns for memory and scores that are there anew")
     parser.add_argument("--table", action="store_true", help="print the csv as the table of docs/results.md; no turns")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that every side runs; writes nothing")

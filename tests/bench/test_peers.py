@@ -1,5 +1,7 @@
 """The comparison with other libraries: pairs do the same work, or are refused."""
 
+import argparse
+
 import numpy as np
 import pytest
 from benchmarks import peer_common, peers
@@ -48,7 +50,7 @@ def test_a_row_has_medians_and_refuses_unlike_work():
     assert (row["score"], row["scores"]) == (None, None)
     row = peers.row("score", "minatar", "sb3_dqn", [turn(score=2.0), turn(score=5.0)], ours)
     assert (row["score"], row["scores"]) == (3.5, "2.00 5.00")
-    assert row["retorq_over_it"] is None
+    assert row["retorq_over_it"] is row["steps_per_second"] is None  # runs for scores may share the cores
     small, half = [turn(peak_mb=30.0)], [turn(seconds=0.5)]
     assert peers.row("memory", "pong", "sb3_dqn", [turn()], ours, small=small)["replay_mb"] == 70.0
     row = peers.row("speed", "pong", "sb3_dqn", [turn()], ours, half=half)
@@ -61,6 +63,41 @@ def test_a_row_has_medians_and_refuses_unlike_work():
     ):
         with pytest.raises(ValueError, match=reason):
             peers.row("speed", "minatar", "sb3_dqn", [turn(**unlike)], ours)
+
+
+@pytest.mark.parametrize(("what", "workers", "threads"), [("score", 2, 1), ("score", 3, 1), ("speed", 2, 2)])
+def test_runs_for_scores_share_the_threads_and_are_not_made_twice(what, workers, threads, tmp_path, monkeypatch):
+    taken = []
+
+    def take_turn(side, what, plan, quick):
+        taken.append((side, plan.seed, plan.threads))
+        if len(taken) == 5:
+            raise SystemExit("failed")
+        return turn(score=float(plan.seed))
+
+    monkeypatch.setattr(peers, "take_turn", take_turn)
+    asked = argparse.Namespace(
+        sides=["retorq_dqn", "retorq_dqn_bf16", "sb3_dqn"], seeds=3, repeats=2, environments=8, quick=False, again=False
+    )
+    asked.workers = workers
+    file = tmp_path / "turns.csv"
+    if what == "speed":
+        taken += [()] * 5  # no failure
+        peers.measured(what, "minatar", asked, 2, file)
+        assert [t[2] for t in taken[5:]] == [threads] * 6  # the threads of a measured rate are never shared
+        return
+    with pytest.raises(SystemExit, match="failed"):
+        peers.measured(what, "minatar", asked, 2, file)
+    kept = {(row["side"], int(row["turn"])) for row in peers.turns_of(file)}
+    assert len(kept) < 6
+    taken += [()] * 5
+    del taken[:-5]
+    peers.measured(what, "minatar", asked, 2, file)
+    wanted = {(side, seed) for side in ("retorq_dqn", "sb3_dqn") for seed in range(3)}
+    assert {t[:2] for t in taken[5:]} == wanted - kept
+    assert {t[2] for t in taken[5:]} == {threads}
+    scores = {row["side"]: row["scores"] for row in peers.rows_of(peers.turns_of(file))}
+    assert scores == {"retorq_dqn": "0.00 1.00 2.00", "sb3_dqn": "0.00 1.00 2.00"}
 
 
 @pytest.mark.parametrize("what", ["speed", "memory", "score"])

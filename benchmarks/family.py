@@ -73,7 +73,7 @@ MINATAR: dict[str, Any] = {
     "steps_memory": 100_000,
     "seeds": 3,
     "settings": {"epsilon_steps": 50_000},
-    # 64 and 64, as published, take 45 minutes a run; Dabney et al. 2018 (figure 5) found 8 and 8 to end near them.
+    # Instead of 64 and 64, as published, with which a run takes 45 minutes.
     "of_agent": {"iqn": {"samples": 8, "target_samples": 8}},
 }
 TASKS = {

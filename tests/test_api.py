@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields, replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -233,3 +234,68 @@ def test_a_run_of_another_version_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(stored))
     with pytest.raises(Refused, match="another version of retorq, whose recurrent_iqn differs in gamma, old_field"):
         retorq.load(folder)
+
+
+def test_what_train_returned_is_a_run(trained):
+    assert retorq.load(trained).step == 40
+    assert retorq.resume(trained, say=lambda line: None).path == trained.path
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"env": gymnasium.make("CartPole-v1")}, r"env is <.*>; give its id, or module:Class, as text\."),
+        ({"agent": None}, r"agent is None; give a name, as text\."),
+        ({"preset": 3}, r"preset is 3; give a name, as text\."),
+        ({"options": {"flicker": 0.5}}, r"options is .*; give retorq\.EnvOptions\(\.\.\.\)\."),
+    ],
+)
+def test_what_is_no_name_is_refused_with_a_sentence(given, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        retorq.train(**{"env": "memory", "run": tmp_path / "run"} | SETTINGS | RUN | given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_is_refused_with_a_sentence():
+    for function in (retorq.load, retorq.resume):
+        with pytest.raises(UserError, match=r"run is 3; give a run folder's path, or what retorq\.train returned\."):
+            function(3)
+
+
+def test_the_callers_random_numbers_go_on(trained):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    retorq.load(trained.path)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_an_environment_with_other_observations_than_before_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "shifty.py").write_text(SHIFTY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    how = RUN | {"env": "shifty:Shifty", "agent": "dqn", "run": tmp_path / "run", "warmup": 10, "num_envs": 1}
+    run = retorq.train(**how)
+    monkeypatch.setenv("SHIFTY", "4")
+    for again in (lambda: retorq.load(run), lambda: retorq.resume(run, say=print), lambda: retorq.train(**how)):
+        with pytest.raises(
+            Refused, match=r"do not fit: .* is \(.*3\) in the checkpoint and \(.*4\) for the environment"
+        ):
+            again()
+
+
+SHIFTY = """
+import os
+import gymnasium, numpy as np
+
+class Shifty(gymnasium.Env):
+    def __init__(self):
+        self.size = int(os.environ.get("SHIFTY", "3"))
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (self.size,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(self.size, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(self.size, np.float32), 0.0, bool(action), False, {}
+"""

@@ -12,7 +12,7 @@ from retorq.learner import Learner, seeds
 from retorq.losses.q_learning import QLearning
 from retorq.nn.heads import Scalar
 from retorq.nn.noisy import sigmas
-from retorq.types import LossOutput
+from retorq.types import LossOutput, Refused
 
 COLUMNS, LENGTH = 6, 4
 LOSS = QLearning(length=LENGTH, n=2, double=True)
@@ -48,6 +48,40 @@ class Rows:
     def __call__(self, online, target, batch, generator=None):
         weight = next(online.parameters()).flatten()[0]
         return LossOutput(loss=weight * self.loss, error=self.loss.abs(), mask=self.mask)
+
+
+def test_weights_cast_for_the_burn_in_are_not_those_of_the_learned_rows(monkeypatch):
+    """PyTorch before 2.10 kept casts made without gradient: nothing below the head would learn in bfloat16."""
+    kept, casts, plain = {}, [], torch.nn.functional.linear
+
+    def cast(weight):
+        known = torch.is_autocast_enabled("cpu") and weight is not None and weight.is_leaf and weight.requires_grad
+        casts.append(known)
+        return kept.setdefault(id(weight), weight.to(torch.bfloat16)) if known else weight
+
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: plain(x, cast(w), cast(b)))
+    monkeypatch.setattr(torch, "clear_autocast_cache", kept.clear)
+    loss = replace(LOSS, burn_in=2)
+    learner = Learner(make_network("after", seed=1), loss, learning_rate=1e-3, optimizer_epsilon=1e-5, precision="bf16")
+    learner.gradient(make_batch(learner.online, 2 + LENGTH + 2, COLUMNS))
+    assert any(casts)
+    assert [name for name, p in learner.online.named_parameters() if p.grad is None] == []
+
+
+def test_a_state_of_another_kind_of_device_is_loaded_with_new_random_numbers():
+    learner = make_learner()
+    tensors, numbers = learner.state_dict()
+    assert not learner.reseeded
+    learner.load_state_dict(tensors | {"generator": torch.zeros(16, dtype=torch.uint8)}, numbers)
+    assert learner.reseeded
+    learner.load_state_dict(tensors, numbers)
+    assert not learner.reseeded
+
+
+def test_weights_of_another_network_are_refused():
+    learner, other = make_learner(), make_learner(head="scalar")
+    with pytest.raises(Refused, match=r"do not fit: .* is not there in the checkpoint and \(.*\) for the environment"):
+        learner.load_state_dict(*other.state_dict())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

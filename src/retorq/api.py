@@ -17,6 +17,7 @@ from retorq import algorithms
 from retorq.algorithms.unused import unused
 from retorq.envs.make import describe
 from retorq.envs.options import EnvOptions
+from retorq.learner import load_weights
 from retorq.player import Player, PlayerState
 from retorq.running.actors import require_pool
 from retorq.running.checkpoint import newest
@@ -51,6 +52,9 @@ def compose(
     Raises:
         UserError: Unknown agent, preset, field or environment, or a value that makes no sense.
     """
+    _require_words(env=env, agent=agent, preset=preset or "")
+    if not isinstance(options, EnvOptions):
+        raise UserError(f"options is {options!r}; give retorq.EnvOptions(...).")
     module = algorithms.load(agent)
     spec = describe(env, options)
     preset = preset or default_preset(spec, device)
@@ -64,8 +68,27 @@ def compose(
                 raise UserError(f"field {name!r} does not exist in {agent}; perhaps you meant {near!r}.")
         config = replace(base, **config)
     check_seed(seed)
-    torch.manual_seed(seed)  # the initial weights
-    return Task(env=env, agent=module.make(config, spec), options=options, preset=preset)
+    with torch.random.fork_rng(devices=[]):  # the caller's own numbers go on as if nothing had been drawn
+        torch.manual_seed(seed)  # the initial weights
+        made = module.make(config, spec)
+    return Task(env=env, agent=made, options=options, preset=preset)
+
+
+def _require_words(**given: Any) -> None:
+    """Refuse what is no name."""
+    for name, value in given.items():
+        if not isinstance(value, str):
+            what = "give its id, or module:Class" if name == "env" else "give a name"
+            raise UserError(f"{name} is {value!r}; {what}, as text.")
+
+
+def _folder(run: Any) -> Path:
+    """The folder of a run, given as a ``Run`` or by its path."""
+    if isinstance(run, Run):
+        return run.path
+    if not isinstance(run, str | Path):
+        raise UserError(f"run is {run!r}; give a run folder's path, or what retorq.train returned.")
+    return Path(run)
 
 
 def idle(task: Task, run: RunOptions, asked: Collection[str]) -> list[str]:
@@ -118,6 +141,8 @@ def train(
     **settings: Any,
 ) -> Run:
     """Train an agent; on an existing folder of the same run, go on with it.
+
+    How many threads PyTorch has, and that it flushes denormal numbers, stays so in this process.
 
     Args:
         env: A Gymnasium id, ``ALE/NAME-v5``, a built-in toy, or ``module:Class``.
@@ -218,7 +243,7 @@ def reopen(path: Path, *, device: str = "cpu") -> tuple[Task, dict[str, Any]]:
 
 
 def resume(
-    path: str | Path,
+    path: str | Path | Run,
     *,
     say: Callable[[str], None] = print,
     then: Next | None = None,
@@ -230,7 +255,7 @@ def resume(
         UserError: What was given cannot change, or no longer is possible here (a GPU that is gone).
         Refused: The run was made by another version, or its files are damaged.
     """
-    path = Path(path)
+    path = _folder(path)
     for name in run:
         if name not in HOW:
             raise UserError(f"{name} cannot change when a run is resumed; what can: {', '.join(sorted(HOW))}.")
@@ -247,15 +272,15 @@ def resume(
     return start(task, RunOptions(**same, seed=stored["seed"], **run), path, say=say, then=then)
 
 
-def load(run: str | Path, *, device: str = "cpu") -> Player:
+def load(run: str | Path | Run, *, device: str = "cpu") -> Player:
     """The agent of a run at its newest good checkpoint.
 
     Raises:
         UserError: There is no such run, or it has no checkpoint.
-        Refused: No checkpoint is whole.
+        Refused: No checkpoint is whole, or the environment has other observations or actions now.
     """
     check_device(device)
-    path = Path(run)
+    path = _folder(run)
     task, stored = reopen(path, device=device)
     found = newest(path / "checkpoints", run=stored["id"])
     if found is None:
@@ -265,7 +290,7 @@ def load(run: str | Path, *, device: str = "cpu") -> Player:
         for name, value in found.tensors("learner", device=device).items()
         if name.startswith("online.")
     }
-    task.agent.network.to(device).load_state_dict(weights)
+    load_weights(task.agent.network.to(device), weights)
     return Player(task, step=found.step, total=stored["config"]["steps"], device=device)
 
 

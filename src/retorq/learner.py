@@ -13,8 +13,9 @@ from torch import Tensor
 
 from retorq.capture import Captured
 from retorq.nn.network import Network
+from retorq.ops.generators import put_back
 from retorq.optimizers import AdaGrad, Adam, CenteredRMSProp, Optimizer
-from retorq.types import Batch, LossOutput, Tree, UserError
+from retorq.types import Batch, LossOutput, Refused, Tree, UserError
 
 Precision = Literal["fp32", "bf16"]
 Rule = Literal["adam", "rmsprop", "adagrad"]
@@ -93,6 +94,7 @@ class Learner:
         groups = _groups(self.online, learning_rate, apart)
         self.optimizer = made_optimizer(optimizer, groups, optimizer_epsilon, self.device)
         self.updates = 0
+        self.reseeded = False  # what was loaded is of another kind of device
         self.skipped_in_a_row = torch.zeros((), device=self.device)
         if cuda_graph and not on_gpu:
             raise UserError(f"cuda_graph is true, but the device is {self.device}; set it to false or use cuda.")
@@ -155,6 +157,10 @@ class Learner:
             parameter.grad = None
 
     def _replayed(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.cuda.device(self.device):  # a stream belongs to the current one, which need not be this
+            return self._recorded(batch)
+
+    def _recorded(self, batch: Batch) -> dict[str, Tensor]:
         """The step as a CUDA graph, recorded at the first batch."""
         if self._captured is None:
             before, skipped = self.state_dict(), self.skipped_in_a_row.clone()
@@ -210,9 +216,13 @@ class Learner:
         return {k: v.detach().cpu() for k, v in tensors.items()}, {"updates": self.updates}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Put back ``state_dict``."""
+        """Put back ``state_dict``; ``reseeded`` tells whether random numbers could not go on, on another device.
+
+        Raises:
+            Refused: The weights do not fit this network.
+        """
         for prefix, module in (("online.", self.online), ("target.", self.target)):
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            load_weights(module, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.online.named_parameters():
             saved = {
                 k.split(".")[1]: v
@@ -222,9 +232,27 @@ class Learner:
             if saved:
                 # Copies: the optimizer writes in place, and what was loaded may be another learner's own moments.
                 self.optimizer.state[parameter] = {k: v.to(self.device, copy=True) for k, v in saved.items()}
-        self.generator.set_state(tensors["generator"].cpu())
+        self.reseeded = not put_back(self.generator, tensors["generator"])
         self._captured = None  # it was recorded on the tensors that have just been replaced
         self.updates = int(numbers["updates"])
+
+
+def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
+    """Put saved weights into a network.
+
+    Raises:
+        Refused: They are another network's.
+    """
+    mine = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    saved = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(mine.keys() | saved.keys()):
+        if mine.get(name) != saved.get(name):
+            there, here = saved.get(name, "not there"), mine.get(name, "not there")
+            raise Refused(
+                f"the weights of this run do not fit: {name} is {there} in the checkpoint and {here} for the "
+                "environment as it is now; give the environment its old observations and actions, or begin a new run."
+            )
+    network.load_state_dict(weights)
 
 
 def unpacked(told: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor], Tree]:

@@ -56,7 +56,8 @@ class Player:
     ) -> tuple[int | np.ndarray, PlayerState]:
         """The greedy action for one observation, and the state to hand in with the next.
 
-        A continuous one is float32 ``[A]`` in [-1, 1], as the environment's door takes it.
+        As ``step`` of ``retorq.envs.make`` takes it: choices count from 0, also where a ``Discrete`` starts elsewhere;
+        a continuous one is float32 ``[A]`` in [-1, 1], where -1 and 1 stand for the bounds of the ``Box``.
 
         Args:
             observation: One observation as the environment's door gives it: a dict of arrays, or the array itself

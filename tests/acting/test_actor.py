@@ -348,6 +348,12 @@ def test_the_rounded_copy_rounds_weights_and_no_constants():
     assert all(p.dtype == torch.bfloat16 for p in pool.actor.network.parameters())
 
 
+def test_what_explores_does_not_draw_the_numbers_of_the_environments():
+    """Environments may draw from ``default_rng`` of the seed they are given."""
+    actor = actor_of(counting("NextStep"), seed=5)
+    assert not np.isin(actor.generator.random(64), np.random.default_rng(5).random(4096)).any()
+
+
 def test_columns_explore_each_by_itself():
     env = make("memory", columns=64)
     actor = Actor(env, agent("memory").network, Fixed(columns=64, value=0.5), total=100, seed=1)

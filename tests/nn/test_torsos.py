@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retorq.nn.torsos import Image
+from retorq.nn.torsos import Image, Torso, image_key
 from retorq.types import Leaf
 
 
@@ -70,3 +70,17 @@ def test_pixels_may_lie_anyhow() -> None:
     apart = pixels.transpose(0, 1).contiguous().transpose(0, 1)
     assert not apart.is_contiguous()
     torch.testing.assert_close(image(apart), image(pixels))
+
+
+def test_images_of_any_name_have_convolutions_of_their_own() -> None:
+    """Names that a ModuleDict has for itself, and names that a dot alone sets apart."""
+    names = ["obs", "values", "keys", "pop", "training", "a.b", "a_b", "a_.b", "a._b", "_u", "_d", "pop_"]
+    leaf = Leaf(kind="image", shape=(1, 10, 10), dtype="uint8")
+    torso = Torso(dict.fromkeys(names, leaf))
+    assert len({image_key(name) for name in names}) == len({id(torso.image(name)) for name in names}) == len(names)
+    assert image_key("obs") == "obs"
+    assert torso({name: torch.zeros(2, 3, *leaf.shape, dtype=torch.uint8) for name in names}).shape == (
+        2,
+        3,
+        torso.size,
+    )

@@ -30,6 +30,35 @@ def append(storage, model, who, count):
     storage.append(who, rows, {name: rows.extras[f"state.{name}"] for name in STATE})
 
 
+@pytest.mark.parametrize("counts", [((0, 1, 2), 7), ((0, 1, 2), 25), ((0, 2), 13)])
+def test_ends_noted_beside_a_gpu_are_those_of_the_flags(counts):
+    storage, model = Storage(Layout(spec=SPEC, state=STATE, period=2), 3, 10), Model(3, 0)
+    storage._ends = np.zeros((storage.rows, 3), bool)  # as where the arrays are on a GPU
+    append(storage, model, np.array(counts[0]), counts[1])
+    other = Storage(storage.layout, 3, 10)
+    other.written[:] = storage.written
+    restored = Storage(storage.layout, 3, 10)
+    restored._ends = np.zeros((storage.rows, 3), bool)
+    for name, (_, tensors) in storage.chunks(rows=4).items():
+        other.restore(name, tensors())
+        restored.restore(name, tensors())
+    held = [(c, row) for c in range(3) for row in range(storage.oldest[c], storage.written[c])]
+    column, row = np.array(held).T
+    flags = other.last(column, row)
+    assert flags.any()
+    np.testing.assert_array_equal(storage.last(column, row), flags)
+    np.testing.assert_array_equal(restored.last(column, row), flags)
+
+
+def test_pieces_are_views_until_they_are_written():
+    """A checkpoint asks for all pieces before it writes the first: copies would take the whole replay once more."""
+    storage, _ = filled()
+    for _, tensors in storage.chunks(rows=4).values():
+        for name, value in tensors().items():
+            whole = storage.states[name[6:]] if name.startswith("state.") else storage.arrays[name]
+            assert value.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+
 def test_an_atari_step_costs_at_most_7300_bytes():
     agent = recurrent_iqn.make(recurrent_iqn.atari(), ATARI)
     assert 84 * 84 < agent.layout.bytes_per_row() <= 7300

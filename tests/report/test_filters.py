@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from retorq.nn.torsos import image_key
 from retorq.report import write_report
 from retorq.report.filters import GAP, first_filters, png, sheet
 
@@ -100,3 +101,14 @@ def test_the_page_shows_them(make_run, tmp_path: Path) -> None:
         in text
     )
     assert text.count('src="data:image/png;base64,') == 1
+
+
+def test_images_have_the_names_that_the_environment_gave_them(tmp_path):
+    names = ["obs", "a_b", "a.b", "pop", "_d", "_u.d"]
+    weights = {
+        NAME.replace("obs", image_key(name)): np.full((2, 1, 3, 3), i, np.float32) for i, name in enumerate(names)
+    }
+    folder = tmp_path / "checkpoints" / "10"
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "learner.safetensors")
+    assert {name: int(w.max()) for name, w in first_filters(tmp_path).items()} == {n: i for i, n in enumerate(names)}

@@ -1,6 +1,5 @@
 """Checkpoints: what comes back is what went in, whatever is linked, replaced or left by others."""
 
-import json
 import os
 import subprocess
 import sys
@@ -153,37 +152,6 @@ def test_stale_temporaries_are_swept_but_not_those_of_a_living_process(tmp_path)
         (tmp_path / f".tmp-7-{pid}-abcd").mkdir()
     write(tmp_path, 1)
     assert names(tmp_path) == [f".tmp-7-{os.getppid()}-abcd", "1"]
-
-
-@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64])
-def test_numpy_generators_continue_through_json(kind):
-    generator = np.random.Generator(kind(5))
-    generator.integers(10, dtype=np.int32)  # leaves half a word in the buffer
-    state = json.loads(json.dumps(checkpoint.generator_state(generator)))
-    expected = generator.integers(2**40, size=9)
-    again = np.random.Generator(kind(6))
-    checkpoint.restore_generator(again, state)
-    assert np.array_equal(again.integers(2**40, size=9), expected)
-
-
-def test_a_state_of_another_generator_is_refused():
-    state = checkpoint.generator_state(np.random.Generator(np.random.MT19937(1)))
-    with pytest.raises(Refused, match=r"'MT19937'.*'PCG64'"):
-        checkpoint.restore_generator(np.random.default_rng(1), state)
-    with pytest.raises(Refused, match="cannot be read"):
-        checkpoint.restore_generator(np.random.default_rng(1), {"bit_generator": "PCG64"})
-    with pytest.raises(Refused, match="torch random state"):
-        checkpoint.restore_torch_generator(torch.Generator(), torch.zeros(3, dtype=torch.uint8))
-
-
-def test_torch_generators_continue_through_a_checkpoint(tmp_path):
-    generator = torch.Generator().manual_seed(4)
-    torch.rand(3, generator=generator)
-    save(tmp_path, 1, state={}, parts={"g": Part(lambda: {"g": checkpoint.torch_generator_state(generator)})})
-    expected = torch.randn(9, generator=generator)
-    again = torch.Generator()
-    checkpoint.restore_torch_generator(again, newest(tmp_path).tensors("g")["g"])
-    assert torch.equal(torch.randn(9, generator=again), expected)
 
 
 def test_a_late_part_is_made_while_it_is_written_and_forgotten_then(tmp_path):

@@ -63,6 +63,14 @@ def test_the_preset_that_small_images_lead_to_is_named():
     assert told(out.splitlines())["preset"] == "toy"
 
 
+def threads_of(monkeypatch, count=8):
+    """A program that has so many threads; returns the numbers that it is given."""
+    asked = []
+    monkeypatch.setattr(process.torch, "get_num_threads", lambda: asked[-1] if asked else count)
+    monkeypatch.setattr(process.torch, "set_num_threads", asked.append)
+    return asked
+
+
 @pytest.mark.parametrize(
     ("options", "threads"),
     [
@@ -74,9 +82,8 @@ def test_the_preset_that_small_images_lead_to_is_named():
     ],
 )
 def test_actors_that_play_by_the_clock_have_a_core_left(monkeypatch, options, threads):
-    asked = []
+    asked = threads_of(monkeypatch)
     monkeypatch.setattr(process, "cores", lambda: 4)
-    monkeypatch.setattr(process.torch, "set_num_threads", asked.append)
     process.prepare(RunOptions(steps=1, **options))
     assert asked == ([] if threads is None else [threads])
 
@@ -93,13 +100,47 @@ def test_actors_that_play_by_the_clock_have_a_core_left(monkeypatch, options, th
 def test_small_updates_get_one_thread_unless_another_number_is_asked_for(
     env, agent, preset, size, threads, monkeypatch
 ):
-    asked = []
-    monkeypatch.setattr(process.torch, "set_num_threads", asked.append)
+    asked = threads_of(monkeypatch)
     task = api.compose(env, agent=agent, preset=preset, config=size, options=EnvOptions(), device="cpu", seed=0)
     process.prepare(RunOptions(steps=1), task.agent)
     assert asked == threads
     process.prepare(RunOptions(steps=1, threads=3), task.agent)
     assert asked == [*threads, 3]
+
+
+def test_a_later_run_gets_the_threads_that_the_program_had(monkeypatch):
+    asked = threads_of(monkeypatch)
+    small, large = (
+        api.compose(
+            "catch",
+            agent="dqn",
+            preset="toy",
+            config={"batch_size": size},
+            options=EnvOptions(),
+            device="cpu",
+            seed=0,
+        ).agent
+        for size in (32, 8192)
+    )
+    for given, agent in ((0, small), (0, large), (3, large), (0, large), (0, small)):
+        process.prepare(RunOptions(steps=1, threads=given), agent)
+    assert asked == [1, 8, 3, 8, 1]
+    process.torch.set_num_threads(6)  # by the program itself
+    process.prepare(RunOptions(steps=1), large)
+    process.prepare(RunOptions(steps=1), small)
+    process.prepare(RunOptions(steps=1), large)
+    assert asked[5:] == [6, 1, 6]
+
+
+def test_a_run_on_another_gpu_makes_it_the_current_one(monkeypatch):
+    """Streams, and with them CUDA graphs, are made on the current device."""
+    threads_of(monkeypatch)
+    chosen = []
+    monkeypatch.setattr(process.torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr("retorq.running.train.check_device", lambda device: None)
+    process.prepare(RunOptions(steps=1, device="cuda:1"))
+    process.prepare(RunOptions(steps=1))
+    assert chosen == ["cuda:1"]
 
 
 def test_how_many_threads_is_told():

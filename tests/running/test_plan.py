@@ -42,6 +42,16 @@ PONG = EnvSpec(
 )
 
 
+def test_on_a_gpu_the_learner_counts_beside_the_replay(monkeypatch):
+    table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000)
+    free = [table.replay_bytes + table.learner_bytes]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 1 << 40))
+    require_memory(table, "cuda")
+    free[0] -= 1
+    with pytest.raises(Refused, match=r"replay_size is 1,000,000 steps, so the run needs .* are free; set replay_size"):
+        require_memory(table, "cuda")
+
+
 def test_the_published_run():
     table = plan(recurrent_iqn.make(recurrent_iqn.atari(), PONG), "ALE/Pong-v5", 50_000_000)
     assert table.frames == 200_000_000

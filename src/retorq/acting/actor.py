@@ -11,6 +11,7 @@ import torch
 from retorq.acting.explore import Explore
 from retorq.nn.cores import Features
 from retorq.nn.network import Network
+from retorq.ops.generators import put_back
 from retorq.ops.states import choose
 from retorq.types import Episode, Inputs, Trajectory, Tree, VectorEnv
 
@@ -54,7 +55,8 @@ class Actor:
         self.env, self.network, self.explore, self.total = env, network, explore, total
         self.stack, self.samples, self.precision, self.seed = stack, samples, precision, seed
         self.device = torch.device(device)
-        self.generator = np.random.default_rng(seed)
+        # Environments may draw from a generator of the same seed: what explores must not draw the same numbers.
+        self.generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         self.fractions = torch.Generator(self.device).manual_seed(seed)
         self.columns = np.arange(env.columns)
         self.steps = 0
@@ -295,7 +297,7 @@ class Actor:
         self.observation = {k: v.numpy().copy() for k, v in part("observation.").items()}
         self.stacks = {k: v.numpy().copy() for k, v in part("stack.").items()}
         self.state = {k: v.to(self.device) for k, v in part("state.").items()}
-        self.fractions.set_state(tensors["generator.fractions"].cpu())
+        put_back(self.fractions, tensors["generator.fractions"])
         self.steps, self.seed = int(numbers["steps"]), int(numbers["seed"])
         self.environments_replaced = int(numbers.get("environments_replaced", 0))  # not in checkpoints of before
         self.generator.bit_generator.state = numbers["generator"]

@@ -7,14 +7,13 @@ are more than 99 % of the work; activations, losses and the optimizer are left o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from torch import nn
 
 from retorq.nn.cores import LSTM
 from retorq.nn.heads import ImplicitQuantile
 from retorq.nn.network import Network
-from retorq.nn.torsos import Image, Torso
+from retorq.nn.torsos import Torso
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ def _torso(torso: Torso) -> list[int]:
     (name, leaf), *others = torso.leaves.items()
     if others or leaf.kind != "image" or len(torso.layers):
         raise TypeError("only torsos of one image, without further layers, are counted")
-    image = cast(Image, torso.images[name.replace(".", "_")])
+    image = torso.image(name)
     height, width = leaf.shape[1:]
     counts = []
     for layer in image.layers:

@@ -16,6 +16,7 @@ from torch.nn.utils import parameters_to_vector
 from retorq.distributed.peers import Call, Peer
 from retorq.learner import Learner, unpacked
 from retorq.nn.network import Network
+from retorq.ops.generators import put_back
 from retorq.types import Batch, Tree
 
 UNDERWAY = 4
@@ -171,7 +172,7 @@ class Sending:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Put back ``state_dict``."""
-        self.learner.generator.set_state(tensors["generator"])
+        put_back(self.learner.generator, tensors["generator"])
         for name in ("updates", "sent", "outlying"):
             setattr(self, name, int(numbers[name]))
         for name, value in numbers["outliers"].items():

@@ -139,7 +139,11 @@ class QLearning:
             return mine, theirs
         before = inputs.map(lambda a: a[: self.burn_in])
         with torch.no_grad():
-            return online.unroll(before, mine, generator)[1], target.unroll(before, theirs, generator)[1]
+            mine = online.unroll(before, mine, generator)[1]
+            theirs = target.unroll(before, theirs, generator)[1]
+        # PyTorch before 2.10 would use weights that were cast without gradient for the learned rows, too.
+        torch.clear_autocast_cache()
+        return mine, theirs
 
     def _transitions(
         self, online: Network, target: Network, batch: Batch, index: Tensor, generator: torch.Generator | None

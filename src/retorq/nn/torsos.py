@@ -41,6 +41,12 @@ def fits(shape: tuple[int, ...], kind: str) -> bool:
     return min(output_shape(shape, kind)[1:]) >= 1
 
 
+def image_key(name: str) -> str:
+    """What an image's convolutions are called among a torso's modules: no two names alike, and none that is taken."""
+    key = name.replace("_", "_u").replace(".", "_d")
+    return key + "_" if hasattr(nn.ModuleDict(), key) else key
+
+
 class Image(nn.Module):
     """Convolutions with ReLU over a flattened batch of images; uint8 pixels are scaled to [0, 1] on the device.
 
@@ -130,7 +136,7 @@ class Torso(nn.Module):
                 shape = (leaf.shape[0] * stack, *leaf.shape[1:])
                 stacked = Leaf(kind="image", shape=shape, dtype=leaf.dtype)
                 kind = convolutions_for(shape) if convolutions == "auto" else convolutions
-                self.images[name.replace(".", "_")] = image = Image(stacked, kind, center=center)
+                self.images[image_key(name)] = image = Image(stacked, kind, center=center)
                 size += image.size
             else:
                 size += leaf.high if leaf.kind == "discrete" else prod(leaf.shape)
@@ -145,7 +151,7 @@ class Torso(nn.Module):
 
     def image(self, name: str) -> Image:
         """The convolutions of one image of the observation."""
-        module = self.images[name.replace(".", "_")]
+        module = self.images[image_key(name)]
         assert isinstance(module, Image)
         return module
 

@@ -21,6 +21,7 @@ PIECE = 32 << 20
 """Bytes of a piece of a checkpoint at most: from a shard elsewhere it travels in one go."""
 TOLD = ("value", "highest")
 FLAGS = ("first", "terminated", "truncated", "last")  # bit 0..3 of the flags byte
+LAST = 1 << FLAGS.index("last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,8 @@ class Storage:
             for name, (shape, dtype) in layout.fields().items()
         }
         self._flat = {name: array.flatten(0, 1) for name, array in self.arrays.items()}  # the same memory
+        # Where the arrays are on a GPU, what every draw asks for is here, too: else it would wait for the device.
+        self._ends = None if self.device.type == "cpu" else np.zeros((self.rows, columns), bool)
         self.states: dict[str, Tensor] = {
             name: _zeros((self.rows // layout.period, columns, *shape), layout.state_dtype, self.device)
             for name, shape in layout.state.items()
@@ -118,6 +121,8 @@ class Storage:
             values |= {name: row.extras[name] for name in TOLD}
         for name, value in values.items():
             self.arrays[name][at] = _tensor(value).to(self.device, self.arrays[name].dtype)
+        if self._ends is not None:
+            self._ends[position, columns] = _tensor(row.last).cpu().numpy()
         on_grid = position % self.layout.period == 0
         if self.states and on_grid.any():
             if state is None:
@@ -222,17 +227,16 @@ class Storage:
 
     def last(self, column: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Whether those rows are final observations, ``[n]``."""
-        at = start % self.rows * self.columns + column
-        if self.device.type == "cpu":
-            flags = self._flat["flags"].numpy()[at]
-        else:
-            flags = self._flat["flags"][torch.from_numpy(at).to(self.device)].cpu().numpy()
-        found: np.ndarray = (flags & (1 << FLAGS.index("last"))) != 0
+        if self._ends is not None:
+            noted: np.ndarray = self._ends[start % self.rows, column]
+            return noted
+        flags = self._flat["flags"].numpy()[start % self.rows * self.columns + column]
+        found: np.ndarray = (flags & LAST) != 0
         return found
 
     def finals(self, first: np.ndarray, count: np.ndarray) -> int:
         """How many of ``count [columns]`` rows from ``first [columns]`` on are final observations."""
-        held = int((self.arrays["flags"] & 1 << FLAGS.index("last")).count_nonzero())
+        held = int((self.arrays["flags"] & LAST).count_nonzero())
         # Of the few rows before and after these, each is looked at.
         outside = [
             np.r_[oldest:start, start + n : end].astype(np.int64)
@@ -269,11 +273,11 @@ class Storage:
         return pieces
 
     def _piece(self, start: int, stop: int) -> Callable[[], dict[str, Tensor]]:
-        def tensors() -> dict[str, Tensor]:
+        def tensors() -> dict[str, Tensor]:  # views, also on a GPU: all of them at once would not fit into memory
             period = self.layout.period
-            rows = {name: array[start:stop].cpu() for name, array in self.arrays.items()}
+            rows = {name: array[start:stop] for name, array in self.arrays.items()}
             return rows | {
-                f"state.{name}": kept[start // period : -(-stop // period)].cpu() for name, kept in self.states.items()
+                f"state.{name}": kept[start // period : -(-stop // period)] for name, kept in self.states.items()
             }
 
         return tensors
@@ -287,6 +291,9 @@ class Storage:
                 self.states[field[len("state.") :]][slot : slot + len(value)] = value.to(self.device)
             else:
                 self.arrays[field][start : start + len(value)] = value.to(self.device)
+        if self._ends is not None and "flags" in tensors:
+            flags = tensors["flags"].cpu().numpy()
+            self._ends[start : start + len(flags)] = (flags & LAST) != 0
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

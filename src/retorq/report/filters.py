@@ -24,12 +24,17 @@ def first_filters(run: Path) -> dict[str, np.ndarray]:
     for file in sorted(found, key=lambda file: int(file.parent.name), reverse=True):
         try:
             with safe_open(file, framework="np") as tensors:
-                names = {match[1]: name for name in tensors.keys() if (match := _WEIGHT.fullmatch(name))}  # noqa: SIM118
+                names = {_leaf(match[1]): name for name in tensors.keys() if (match := _WEIGHT.fullmatch(name))}  # noqa: SIM118
                 weights = {image: tensors.get_tensor(name) for image, name in names.items()}
         except (OSError, SafetensorError):
             continue
         return {image: w for image, w in weights.items() if w.ndim == 4 and w.size and np.isfinite(w).all()}
     return {}
+
+
+def _leaf(key: str) -> str:
+    """The name of an image from what ``nn.torsos.image_key`` made of it."""
+    return key.removesuffix("_").replace("_d", ".").replace("_u", "_")
 
 
 def sheet(weights: np.ndarray) -> np.ndarray:

@@ -25,18 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from retorq.running import manifest as manifests
-from retorq.running.generators import (
-    generator_state,
-    plain,
-    restore_generator,
-    restore_torch_generator,
-    torch_generator_state,
-)
 from retorq.running.manifest import FORMAT, MANIFEST, STATE, Damaged
 from retorq.types import Refused
 
@@ -45,12 +39,8 @@ __all__ = [
     "Checkpoint",
     "Part",
     "SaveFailed",
-    "generator_state",
     "newest",
-    "restore_generator",
-    "restore_torch_generator",
     "save",
-    "torch_generator_state",
 ]
 
 _SLACK = 1 << 16
@@ -120,6 +110,13 @@ class Checkpoint:
             raise Refused(f"checkpoint {self.path}: part {part!r} cannot be read ({error})") from error
 
 
+def _plain(value: Any) -> Any:
+    """For ``json.dumps(default=...)``: numpy numbers and arrays as Python numbers and lists."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} {value!r} is not JSON: put tensors into parts")
+
+
 def save(
     folder: Path,
     step: int,
@@ -147,7 +144,7 @@ def save(
         raise ValueError(f"step must be at least 0 and keep at least 1, not {step} and {keep}")
     if bad := [name for name in parts if not manifests.PART.fullmatch(name)]:
         raise ValueError(f"part name {bad[0]!r}: use letters, digits, '_', '-' and '.'")
-    text = json.dumps(state, default=plain).encode()
+    text = json.dumps(state, default=_plain).encode()
     sources = _linkable(folder, step, run, parts)
     tensors = {name: part.tensors() for name, part in parts.items() if name not in sources and not part.late}
     needed = len(text) + _SLACK + sum(map(_bytes, tensors.values()))

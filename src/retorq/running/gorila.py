@@ -94,6 +94,9 @@ class Gorila:
         peer.ask("connect", list(self.servers))
         return _Bundle(peer)
 
+    reseeded = False
+    """Bundles learn on the CPU: their random numbers can always go on."""
+
     @property
     def done(self) -> bool:
         """Whether the budget is used up."""

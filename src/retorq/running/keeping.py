@@ -100,6 +100,10 @@ def resume(trainer: Trainer | Gorila, folder: RunFolder, log: Log) -> Checkpoint
     log.say(f"going on at step {found.step:,} of {trainer.total:,}")
     if not rows:
         log.say("this checkpoint holds no replay: it is refilled with the present policy before learning goes on")
+    if trainer.reseeded:
+        log.say(
+            "the checkpoint is of another kind of device: its random numbers cannot go on there, and new ones are drawn"
+        )
     if not exact:
         log.say("everything is as it was but the environments, which cannot be saved: new games were begun")
     return found

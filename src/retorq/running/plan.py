@@ -32,7 +32,7 @@ def cores() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The numbers of the resource table. Bytes are of main memory (replay: of the learning device)."""
+    """The numbers of the resource table. Bytes are of main memory (replay and learner: of the learning device)."""
 
     env: str
     agent: str
@@ -45,6 +45,7 @@ class Plan:
     replay_bytes: int
     row_bytes: float
     process_bytes: int
+    learner_bytes: int
     weights: int
     seconds: float | None
     device: str
@@ -104,6 +105,7 @@ def plan(
     trained = int(learning * agent.samples_per_step)
     updates = trained // agent.rows_per_update
     weights = sum(p.numel() for p in agent.network.parameters())
+    learner = learner_bytes(agent)
     rows = -(-(agent.capacity // agent.columns) // agent.layout.period) * agent.layout.period * agent.columns
     return Plan(
         env=env,
@@ -118,7 +120,8 @@ def plan(
         replay_rows=rows,
         replay_bytes=int(agent.layout.bytes_per_row() * rows * (1 + agent.surplus)),
         row_bytes=agent.layout.bytes_per_row(),
-        process_bytes=PROCESS_BYTES + actors * ACTOR_BYTES + learner_bytes(agent),
+        process_bytes=PROCESS_BYTES + actors * ACTOR_BYTES + learner,
+        learner_bytes=learner,
         weights=weights,
         seconds=None,
         device=str(device),
@@ -204,7 +207,7 @@ def require_memory(plan: Plan, device: torch.device | str = "cpu") -> None:
     """
     on_gpu = torch.device(device).type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    need = plan.replay_bytes + (0 if on_gpu else plan.process_bytes)
+    need = plan.replay_bytes + (plan.learner_bytes if on_gpu else plan.process_bytes)
     if need > free:
         row = plan.replay_bytes / plan.replay_rows
         fits = max(0, int((free * 0.9 - (need - plan.replay_bytes)) / row))

@@ -17,6 +17,8 @@ SMALL = 2_000_000
 """Bytes of activations below which an update gains at most a fifth from a second thread (benchmarks/threads.py). Where
 other programs want the cores, too, threads that wait for each other make such updates many times slower."""
 
+_before = _ours = 0  # threads that the program had before the first run, and that the last one was given
+
 
 def prepare(run: RunOptions, agent: Agent | None = None) -> None:
     """Set them; ``agent``: whose updates decide how many threads are worth it where ``run`` does not say.
@@ -25,15 +27,29 @@ def prepare(run: RunOptions, agent: Agent | None = None) -> None:
     """
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    elif agent is not None and run.device == "cpu" and small(agent):
-        torch.set_num_threads(1)
-    elif run.hz > 0:
-        torch.set_num_threads(max(1, cores() - 1))  # an actor keeps the beat only where a core is free for it
+    _set_threads(run.threads or _worth(run, agent))
     if run.device.startswith("cuda"):
+        torch.cuda.set_device(run.device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
+
+
+def _worth(run: RunOptions, agent: Agent | None) -> int:
+    """How many threads are worth it where nothing is asked for; 0: as many as there were."""
+    if agent is not None and run.device == "cpu" and small(agent):
+        return 1
+    return max(1, cores() - 1) if run.hz > 0 else 0  # an actor keeps the beat only where a core is free for it
+
+
+def _set_threads(wanted: int) -> None:
+    """Set them; 0 means what the program had before runs in it changed that."""
+    global _before, _ours
+    now = torch.get_num_threads()
+    if now != _ours:
+        _before = now
+    _ours = wanted or _before
+    if _ours != now:
+        torch.set_num_threads(_ours)
 
 
 def small(agent: Agent) -> bool:

@@ -97,6 +97,11 @@ class Trainer:
     """Whether checkpoints can hold the replay."""
 
     @property
+    def reseeded(self) -> bool:
+        """Whether a checkpoint of another kind of device was loaded, whose random numbers could not go on."""
+        return isinstance(self.learner, Learner) and self.learner.reseeded
+
+    @property
     def updates(self) -> int:
         """Updates made so far."""
         return self.learner.updates
@@ -137,7 +142,7 @@ class Trainer:
         for columns, rows in self.pool.receive(wait=wait):
             self.replay.extend(columns, rows)
             arrived = True
-        if self.warm:
+        if self.warm and self.replay.ready:  # else all would be spent at once when it is, in one long round
             self.limiter.inserted(self.steps - before)
         return arrived
 

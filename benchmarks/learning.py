@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ ONE_MORE = {
 SCREEN = {"resize": 84, "drop": "gamevariables", "kwargs": '{"frame_skip": 4}'}
 TASKS = {
     "chain": Task(env="chain", steps=6_000, aim=">= 0.59"),
-    "catch": Task(env="catch", steps=15_000, aim=">= 0.95"),
-    "memory": Task(env="memory", steps=15_000, aim=">= 0.95"),
+    "catch": Task(env="catch", steps=25_000, aim=">= 0.95", seeds=8),
+    "memory": Task(env="memory", steps=25_000, aim=">= 0.95", seeds=8),
     # The quantile layer before the LSTM, in its three ways; after it is the row above.
     **{
         f"memory, quantiles before, {merge}": Task(
@@ -170,10 +171,16 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", choices=[[], *TASKS], help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 to 4, fewer for some tasks")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     asked = parser.parse_args()
-    for name in asked.tasks or TASKS:
-        for seed in asked.seeds or range(TASKS[name].seeds):
-            made = run(name, seed, asked.threads)
+    with ProcessPoolExecutor(asked.workers, max_tasks_per_child=1) as pool:
+        waiting = [
+            pool.submit(run, name, seed, asked.threads)
+            for name in asked.tasks or TASKS
+            for seed in asked.seeds or range(TASKS[name].seeds)
+        ]
+        for done in as_completed(waiting):
+            made = done.result()
             put(OUT, [made], key=("task", "seed"), order={"task": TASKS})
             print(made, flush=True)
 

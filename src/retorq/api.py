@@ -33,7 +33,7 @@ SAME = ("pool", "actors", "replay_shards")
 """How a run is divided over processes, which a resume cannot change."""
 HOW = tuple(f.name for f in fields(RunOptions) if f.name not in {"steps", "seed", "log_every", *SAME})
 """Fields of ``RunOptions`` that may change from one start of a run to the next; a resume keeps what it is not told."""
-STEPS = {"atari": 50_000_000, "published": 10_000_000, "laptop": 1_000_000, "minatar": 200_000, "toy": 20_000}
+STEPS = {"atari": 50_000_000, "published": 10_000_000, "laptop": 1_000_000, "minatar": 200_000, "toy": 25_000}
 """Agent steps of a run where none are given, by preset."""
 
 

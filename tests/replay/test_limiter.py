@@ -6,8 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from retorq import api
 from retorq.acting.messages import Inbox, Message
+from retorq.envs.make import make
+from retorq.envs.options import EnvOptions
 from retorq.replay.limiter import Limiter
+from retorq.running.trainer import Trainer
 
 
 @dataclass
@@ -112,3 +116,17 @@ def test_the_ratio_holds_and_nothing_stops_over_a_thousand_histories():
 def test_a_limiter_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match="give a ratio of 0 or more"):
         Limiter(**({"ratio": 1.0, "cost": 1.0} | wrong))
+
+
+def test_the_first_long_games_are_not_followed_by_a_burst_of_updates():
+    """Where whole games are drawn nothing can be learned before one has ended, however long it took."""
+    options = EnvOptions(kwargs={"length": 400, "cap": 400})
+    made = api.compose(
+        "chain", agent="drqn", preset="toy", config={"warmup": 8}, options=options, device="cpu", seed=0
+    ).agent
+    trainer = Trainer(made, make("chain", columns=made.columns, options=options), total=100_000)
+    trainer._learn = lambda: setattr(trainer.learner, "updates", trainer.learner.updates + 1)
+    while not trainer.learner.updates:
+        trainer.step()
+    assert trainer.steps > 400
+    assert trainer.learner.updates <= 1 + made.columns * made.samples_per_step / made.rows_per_update

@@ -138,8 +138,8 @@ def test_a_run_on_another_gpu_makes_it_the_current_one(monkeypatch):
     chosen = []
     monkeypatch.setattr(process.torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr("retorq.running.train.check_device", lambda device: None)
-    process.prepare(RunOptions(steps=1, device="cuda:1"))
-    process.prepare(RunOptions(steps=1))
+    for device in ("cuda:1", "cuda", "cpu"):
+        process.prepare(RunOptions(steps=1, device=device))
     assert chosen == ["cuda:1"]
 
 

@@ -8,9 +8,7 @@ import pytest
 import torch
 from tests.small import agent
 
-from retorq import api
 from retorq.envs.make import make
-from retorq.envs.options import EnvOptions
 from retorq.losses.discrepancy import delta_q
 from retorq.running.trainer import MAX_SKIPPED, Trainer
 from retorq.types import Diverged
@@ -119,20 +117,6 @@ def test_nothing_is_earned_before_there_is_something_to_sample():
     assert (trainer.learner.updates, trainer.limiter.credits) == (0, 0.0)
     trainer.step()
     assert trainer.learner.updates == 1
-
-
-def test_the_first_long_games_are_not_followed_by_a_burst_of_updates():
-    """Where whole games are drawn nothing can be learned before one has ended, however long it took."""
-    options = EnvOptions(kwargs={"length": 400, "cap": 400})
-    made = api.compose(
-        "chain", agent="drqn", preset="toy", config={"warmup": 8}, options=options, device="cpu", seed=0
-    ).agent
-    trainer = Trainer(made, make("chain", columns=made.columns, options=options), total=100_000)
-    trainer._learn = lambda: setattr(trainer.learner, "updates", trainer.learner.updates + 1)
-    while not trainer.learner.updates:
-        trainer.step()
-    assert trainer.steps > 400
-    assert trainer.learner.updates <= 1 + made.columns * made.samples_per_step / made.rows_per_update
 
 
 def test_weights_are_published_on_their_period():

@@ -29,7 +29,8 @@ def prepare(run: RunOptions, agent: Agent | None = None) -> None:
     keep_freed_memory()
     _set_threads(run.threads or _worth(run, agent))
     if run.device.startswith("cuda"):
-        torch.cuda.set_device(run.device)
+        if torch.device(run.device).index is not None:  # cuda alone is the current one already
+            torch.cuda.set_device(run.device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
 

@@ -246,7 +246,8 @@ def test_what_train_returned_is_a_run(trained):
     [
         ({"env": gymnasium.make("CartPole-v1")}, r"env is <.*>; give its id, or module:Class, as text\."),
         ({"agent": None}, r"agent is None; give a name, as text\."),
-        ({"preset": 3}, r"preset is 3; give a name, as text\."),
+        ({"preset": 0}, r"preset is 0; give a name, as text\."),
+        ({"options": {}}, r"options is \{\}; give retorq\.EnvOptions\(\.\.\.\)\."),
         ({"options": {"flicker": 0.5}}, r"options is .*; give retorq\.EnvOptions\(\.\.\.\)\."),
     ],
 )

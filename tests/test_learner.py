@@ -51,7 +51,7 @@ class Rows:
 
 
 def test_weights_cast_for_the_burn_in_are_not_those_of_the_learned_rows(monkeypatch):
-    """PyTorch before 2.10 kept casts made without gradient: nothing below the head would learn in bfloat16."""
+    """Older versions of PyTorch kept casts made without gradient: nothing below the head would learn in bfloat16."""
     kept, casts, plain = {}, [], torch.nn.functional.linear
 
     def cast(weight):

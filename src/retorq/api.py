@@ -52,7 +52,7 @@ def compose(
     Raises:
         UserError: Unknown agent, preset, field or environment, or a value that makes no sense.
     """
-    _require_words(env=env, agent=agent, preset=preset or "")
+    _require_words(env=env, agent=agent, preset="" if preset is None else preset)
     if not isinstance(options, EnvOptions):
         raise UserError(f"options is {options!r}; give retorq.EnvOptions(...).")
     module = algorithms.load(agent)
@@ -160,7 +160,7 @@ def train(
         UserError: Something asked for does not exist or makes no sense (also its kinds ``Refused`` and ``Diverged``).
     """
     of_run = {f.name for f in fields(RunOptions)}
-    options = options or EnvOptions()
+    options = EnvOptions() if options is None else options
     config = {name: value for name, value in settings.items() if name not in of_run}
     task = compose(env, agent=agent, preset=preset, config=config, options=options, device=device, seed=seed)
     chosen = {name: value for name, value in settings.items() if name in of_run}

@@ -141,7 +141,7 @@ class QLearning:
         with torch.no_grad():
             mine = online.unroll(before, mine, generator)[1]
             theirs = target.unroll(before, theirs, generator)[1]
-        # PyTorch before 2.10 would use weights that were cast without gradient for the learned rows, too.
+        # Older versions of PyTorch would use weights that were cast without gradient for the learned rows, too.
         torch.clear_autocast_cache()
         return mine, theirs
 

@@ -126,10 +126,10 @@ class Trainer:
         # Who plays by the clock does not wait for learning: whatever has come is taken before every single update. A
         # learner that is too slow falls behind the replay ratio instead.
         by_the_clock = self.late is not None
-        arrived = self._take(wait=not (by_the_clock and self._may_learn))
+        arrived = self._take(wait=not (by_the_clock and self._may_learn()))
         while by_the_clock and arrived:
             arrived = self._take(wait=False)
-        while self._may_learn:
+        while self._may_learn():
             self._learn()
             self.limiter.sampled()
             if by_the_clock:
@@ -142,13 +142,18 @@ class Trainer:
         for columns, rows in self.pool.receive(wait=wait):
             self.replay.extend(columns, rows)
             arrived = True
-        if self.warm and self.replay.ready:  # else all would be spent at once when it is, in one long round
+        if self.warm:
             self.limiter.inserted(self.steps - before)
         return arrived
 
-    @property
     def _may_learn(self) -> bool:
-        return self.warm and self.limiter.may_sample and self.replay.ready
+        """Whether an update is paid for and can be made; only then is the replay asked, which may be elsewhere."""
+        if not (self.warm and self.limiter.may_sample):
+            return False
+        if not self.replay.ready:
+            self.limiter.credits = 0.0  # else all would be spent at once when it is, in one long round
+            return False
+        return True
 
     def _center(self) -> None:
         """Before the first update: the mean image is that of a sample of what was seen during warm-up."""

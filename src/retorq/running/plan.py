@@ -153,17 +153,17 @@ def _kept(learner: Learner, batch: Batch) -> int:
     """Bytes that an update keeps for its backward pass, the weights not among them."""
     parameters = [*learner.online.parameters(), *learner.target.parameters()]
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    held: dict[int, int] = {}
+    held: dict[int, torch.UntypedStorage] = {}  # themselves: the address of one that is gone would be another's next
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
+            held[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         learner.update(batch)
-    return sum(held.values())
+    return sum(storage.nbytes() for storage in held.values())
 
 
 def timed(table: Plan, agent: Agent) -> Plan:

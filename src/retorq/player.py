@@ -12,13 +12,14 @@ import torch
 from retorq.acting.explore import Fixed
 from retorq.agent import Agent
 from retorq.envs.make import describe, make
+from retorq.envs.spaces import Actions, Door
 from retorq.ops.rescale import unrescale
 from retorq.running import evaluate as evaluation
 from retorq.running.again import Played, Tape, film_again
 from retorq.running.distributions import ReturnDistribution, look
 from retorq.running.film import Moment, film
 from retorq.running.train import Task, check_seed
-from retorq.types import EnvSpec, Inputs, Tree, UserError
+from retorq.types import Inputs, Tree, UserError
 
 
 @dataclass
@@ -57,7 +58,8 @@ class Player:
         """The greedy action for one observation, and the state to hand in with the next.
 
         As ``step`` of ``retorq.envs.make`` takes it: choices count from 0, also where a ``Discrete`` starts elsewhere;
-        a continuous one is float32 ``[A]`` in [-1, 1], where -1 and 1 stand for the bounds of the ``Box``.
+        a continuous one is float32 ``[A]`` in [-1, 1], where -1 and 1 stand for the bounds of the ``Box``. For a
+        Gymnasium environment in a loop of your own, :meth:`on` speaks its units.
 
         Args:
             observation: One observation as the environment's door gives it: a dict of arrays, or the array itself
@@ -75,6 +77,14 @@ class Player:
         values, state = self.values(observation, state, reward=reward)
         action = int(values.argmax())
         return action, replace(state, action=action)
+
+    def on(self, env: Any) -> Playing:
+        """Acting in a Gymnasium environment like the one trained on, in its own units; see :class:`Playing`.
+
+        Raises:
+            UserError: Its observations or actions are not those that the agent knows.
+        """
+        return Playing(self, env)
 
     def values(
         self, observation: Any, state: PlayerState | None = None, *, reward: float = 0.0
@@ -142,12 +152,17 @@ class Player:
                 stacks[name] = np.concatenate([old[1:], new[None]])
         return seen | {name: stack.reshape(-1, *stack.shape[2:]) for name, stack in stacks.items()}, stacks
 
-    def _require_same_spaces(self, other: EnvSpec) -> None:
+    def require_spaces(self, env: str, **spaces: Any) -> None:
+        """Refuse an environment whose ``observation``, ``actions`` and ``continuous`` are not those trained on.
+
+        Raises:
+            UserError: They differ.
+        """
         mine = self.agent.spec
-        if any(getattr(other, name) != getattr(mine, name) for name in ("observation", "actions", "continuous")):
+        if any(value != getattr(mine, name) for name, value in spaces.items()):
             raise UserError(
-                f"env is {other.id!r}, whose observations or actions are not those of {mine.id!r}; evaluate on an "
-                "environment like the one trained on."
+                f"env is {env!r}, whose observations or actions are not those of {mine.id!r}; give an environment like "
+                "the one trained on."
             )
 
     def _require_observation(self, seen: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -179,7 +194,10 @@ class Player:
         env = env or self.task.env
         check_seed(seed)
         if env != self.task.env:
-            self._require_same_spaces(describe(env, self.task.options))
+            other = describe(env, self.task.options)
+            self.require_spaces(
+                other.id, observation=other.observation, actions=other.actions, continuous=other.continuous
+            )
         return evaluation.evaluate(
             self.agent,
             self.network,
@@ -225,3 +243,53 @@ class Player:
             yield from film(actor, longest=longest, looking=looking, rescale=self.agent.rescale)
         finally:
             env.close()
+
+
+class Playing:
+    """What ``Player.on(env)`` returns: observations and actions are ``env``'s own, and the memory is kept in here.
+
+    One game at a time: ``begin`` with its first observation, then ``act`` with every later one.
+    """
+
+    def __init__(self, player: Player, env: Any) -> None:
+        seen, told = (getattr(env, name, None) for name in ("observation_space", "action_space"))
+        if seen is None or told is None:
+            raise UserError(
+                f"env is a {type(env).__name__}, which has no observation_space or no action_space; give a Gymnasium "
+                "environment."
+            )
+        self._player = player
+        self._door, self._actions = Door(seen, player.task.options), Actions(told)
+        player.require_spaces(
+            str(getattr(getattr(env, "spec", None), "id", None) or type(env).__name__),
+            observation=self._door.leaves,
+            actions=self._actions.count,
+            continuous=self._actions.continuous,
+        )
+        self.state: PlayerState | None = None
+
+    def begin(self, observation: Any) -> Any:
+        """The action for the first observation of a game, whatever was played before."""
+        self.state = None
+        return self._act(observation, 0.0)
+
+    def act(self, observation: Any, reward: float) -> Any:
+        """The action for the next observation of the game.
+
+        Args:
+            observation: As ``env.step`` returned it.
+            reward: As ``env.step`` returned it: the raw reward that followed the last action.
+
+        Returns:
+            What ``env.step`` takes: an int of its ``Discrete``, or an array of its ``Box``.
+
+        Raises:
+            UserError: No game was begun, or the observation is not one of the environment's space.
+        """
+        if self.state is None:
+            raise UserError("act was called before begin; give begin the first observation of a game.")
+        return self._act(observation, reward)
+
+    def _act(self, observation: Any, reward: float) -> Any:
+        action, self.state = self._player.act(self._door(observation), self.state, reward=float(reward))
+        return self._actions(action)

@@ -19,7 +19,7 @@ from retorq.running.again import Played, Tape, film_again
 from retorq.running.distributions import ReturnDistribution, look
 from retorq.running.film import Moment, film
 from retorq.running.train import Task, check_seed
-from retorq.types import Inputs, Tree, UserError
+from retorq.types import Inputs, Leaf, Tree, UserError
 
 
 @dataclass
@@ -161,8 +161,8 @@ class Player:
         mine = self.agent.spec
         if any(value != getattr(mine, name) for name, value in spaces.items()):
             raise UserError(
-                f"env is {env!r}, whose observations or actions are not those of {mine.id!r}; give an environment like "
-                "the one trained on."
+                f"env {env!r} has {_told(**spaces)}; this agent was trained on {mine.id!r} with "
+                f"{_told(mine.observation, mine.actions, mine.continuous)}: give an environment like that one."
             )
 
     def _require_observation(self, seen: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -243,6 +243,11 @@ class Player:
             yield from film(actor, longest=longest, looking=looking, rescale=self.agent.rescale)
         finally:
             env.close()
+
+
+def _told(observation: Mapping[str, Leaf], actions: int, continuous: bool) -> str:
+    seen = ", ".join(f"{name} {leaf.kind} {leaf.dtype} {leaf.shape}" for name, leaf in observation.items())
+    return f"observations {seen} and {actions} {'numbers' if continuous else 'choices'} as its action"
 
 
 class Playing:

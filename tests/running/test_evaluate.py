@@ -74,6 +74,17 @@ def test_noise_is_off_for_the_evaluation_also_when_it_breaks_off():
     assert small.network.training
 
 
+@pytest.mark.parametrize(("flicker", "dark"), [(0.0, 0.0), (0.5, 0.5), (0.99, 0.99)])
+def test_an_agent_that_learned_in_the_dark_is_evaluated_there(flicker, dark):
+    small, seen = agent("catch"), []
+    plain = small.network.unroll
+    small.network.unroll = lambda row, *rest: (seen.append(row.observation["obs"]), plain(row, *rest))[1]
+    evaluate(small, small.network, "catch", EnvOptions(flicker=flicker), using=PROTOCOLS["greedy"], episodes=40)
+    images = np.concatenate([image.flatten(0, 1).flatten(1).numpy() for image in seen])
+    assert len(images) > 300
+    assert np.mean(images.max(1) == 0) == pytest.approx(dark, abs=0.08 if 0 < dark < 1 else 0)
+
+
 def test_games_within_a_number_of_steps():
     assert [game.length for game in play_frames(actor(1), 95)] == [30, 30, 30]
     assert [game.length for game in play_frames(actor(1), 89)] == [30, 30]

@@ -227,6 +227,50 @@ def test_delta_q_is_measured_on_its_period_at_both_ends_of_the_learned_rows(monk
     assert "delta_q_initial" not in trainer.means()
 
 
+def test_delta_q_counts_sequences_within_one_game_and_finite_values(monkeypatch):
+    """Windows of 2 + 6 + 2 rows over games of a few rows: column by column, what is left out and what is counted."""
+    trainer = trainer_of(
+        replay_ratio=8.0,
+        burn_in=2,
+        sequence_length=6,
+        start_state="stored+burn_in",
+        sequences="within",
+        discrepancy_period=1,
+        replay_size=300,
+        batch_size=6,
+    )
+    expected = {"initial": [0.0, 0], "final": [0.0, 0]}
+    reasons = {"initial": set(), "final": set()}
+
+    def made_up(network, trajectory, start, measured):
+        values = []
+        for name, (_, offset) in zip(expected, measured, strict=True):
+            value = 1.0 + torch.rand(len(offset), generator=random)
+            value[0] = torch.inf
+            counted = []
+            for column, at in enumerate(offset.tolist()):
+                ends = trajectory.last[2 : at + 1, column].any().item()
+                before = trajectory.last[:2, column].any().item()
+                reasons[name].add("ends" if ends else "infinite" if column == 0 else "before" if before else "counted")
+                if not ends and column:
+                    counted.append(value[column].item())
+            if counted:
+                expected[name][0] += float(np.mean(counted))
+                expected[name][1] += 1
+            values.append(value)
+        return values
+
+    random = torch.Generator().manual_seed(0)
+    monkeypatch.setattr("retorq.running.trainer.delta_q", made_up)
+    while trainer.learner.updates < 30:
+        trainer.step()
+    assert reasons["initial"] >= {"infinite", "before", "counted"}
+    assert reasons["final"] == {"ends", "infinite", "before", "counted"}
+    for name, (total, count) in trainer.discrepancies.items():
+        assert count == expected[name][1]
+        assert total == pytest.approx(expected[name][0])
+
+
 @pytest.mark.parametrize("settings", [{"discrepancy_period": 0}, {"memory": "none", "sequence_length": 1}])
 def test_delta_q_is_not_measured_where_it_means_nothing(settings):
     trainer = trainer_of(replay_ratio=8.0, **settings)

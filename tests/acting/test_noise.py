@@ -1,0 +1,88 @@
+"""Noisy layers draw noise wherever an agent learns and acts: in the target, in rounded copies, in other processes.
+
+With their noise off, agents without an epsilon (Rainbow, Noisy DQN) would not explore at all.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tests.acting.test_actor import actor_of
+
+from retorq import api
+from retorq.acting.pools import LocalPool
+from retorq.acting.remote import Player, Recipe
+from retorq.envs.make import make
+from retorq.envs.options import EnvOptions
+from retorq.nn.noisy import NoisyLinear
+from retorq.running.plan import _made_up
+
+SMALL = {"num_envs": 2, "hidden_size": 4, "batch_size": 2}
+
+
+def composed(agent: str = "rainbow"):
+    return api.compose(
+        "memory", agent=agent, preset="toy", config=SMALL, options=EnvOptions(), device="cpu", seed=0
+    ).agent
+
+
+def elsewhere(*, seed: int):
+    """What an actor in another process is built from."""
+    return actor_of(make("memory", columns=2, seed=seed), composed().network, seed=seed)
+
+
+@dataclass
+class Same:
+    """Weights that stay as they were built."""
+
+    edition: int = 0
+    clock: int = 0
+
+    def read(self, network):
+        return 0
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The layers whose noise was drawn, in order."""
+    layers, plain = [], NoisyLinear.noise
+    monkeypatch.setattr(
+        NoisyLinear, "noise", lambda self, generator=None: (layers.append(self), plain(self, generator))[1]
+    )
+    return layers
+
+
+def noisy(network):
+    return [layer for layer in network.modules() if isinstance(layer, NoisyLinear)]
+
+
+@pytest.mark.parametrize("agent", ["rainbow", "noisy_dqn"])
+def test_in_online_and_target_network_of_a_learner(drawn, agent):
+    made = composed(agent)
+    learner = made.learner(device="cpu")
+    learner.update(_made_up(made, torch.device("cpu")))
+    for network in (learner.online, learner.target):
+        assert noisy(network)
+        assert set(noisy(network)) <= set(drawn)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_an_actor_of_this_process(drawn, precision):
+    network = composed().network
+    pool = LocalPool(actor_of(make("memory", columns=2), network, precision=precision))
+    for version in range(2):
+        pool.publish(network, version)
+        drawn.clear()
+        pool.receive()
+        assert set(drawn) == set(noisy(pool.actor.network))
+    assert (pool.actor.network is network) is (precision == "fp32")
+    pool.close()
+
+
+def test_in_an_actor_of_another_process(drawn):
+    player = Player(Recipe(entry=f"{__name__}:elsewhere", columns=2, rows=2), actor=0, incarnation=0, seed=1)
+    player.weights = Same()
+    player.message()
+    assert drawn
+    assert set(drawn) == set(noisy(player.pool.actor.network))
+    player.close()

@@ -3,15 +3,18 @@
 import base64
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.report.test_notes import distribution, recorded
 
-from retorq.report import panel
+from retorq.report import moving, panel
 from retorq.report.notes import Notes
 
+NODE = shutil.which("node")
 SHARES = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2]])
 
 
@@ -79,3 +82,53 @@ def test_each_line_of_the_chart_is_the_value_of_the_action_it_is_named_after(cou
     assert lines == {f"do {index}": values[:, index].tolist() for index in shown}
     assert all(line["x"] == [0, 2, 4, 6, 8] for line in told["series"])
     assert {count - 1, count - 2} <= set(shown)
+
+
+def numbers(path: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", path)]
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not there to run the page's script")
+@pytest.mark.parametrize("kind", ["bars", "samples", "values"])
+def test_every_picture_shows_each_action_its_own(tmp_path: Path, kind: str) -> None:
+    """The page's script, run: what it draws as the film plays is what is drawn here, picture by picture."""
+    assert NODE is not None
+    found = {
+        "bars": lambda t: distribution([[0, 1, 2]] * 3, np.roll(SHARES, t, 0), True),
+        "samples": lambda t: distribution([[0, 1 + t, 2]] * 3, np.roll(SHARES, t, 0), False),
+        "values": None,
+    }[kind]
+    notes = recorded(tmp_path / "a.mp4", found=found, actions=3)
+    text = panel.panel(notes)
+    told = json.loads(re.search(r'class="told">(.*?)</script>', text)[1])
+    pictures = len(notes.taken) * notes.stride
+    (tmp_path / "script.js").write_text(moving.SCRIPT)
+    ran = subprocess.run(
+        [NODE, str(Path(__file__).with_name("moving.js")), str(tmp_path / "script.js")],
+        input=json.dumps({"told": told, "pictures": pictures, "wide": panel.WIDTH - panel.RIGHT}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = json.loads(ran.stdout)
+    low, high, bars = panel._view(notes)
+    deciles = panel._deciles(notes, low, high)
+    scale = (panel.WIDTH - panel.LEFT - panel.RIGHT) / (high - low)
+    for picture, acts in enumerate(shown):
+        at = picture // notes.stride
+        for index, act in enumerate(acts):
+            value, base = float(notes.values[at, index]), (index + 1) * told["row"] - 6
+            drawn = (
+                panel._bar(value, base, told["row"] * 0.46, low, scale)
+                if bars is None
+                else panel._outline(bars[at, index], base, told["row"] * 0.74)
+            )
+            assert numbers(act["shape"]) == pytest.approx(numbers(drawn), abs=0.06)
+            if deciles is not None:
+                assert numbers(act["deciles"]) == pytest.approx(
+                    numbers(panel._ticks(deciles[at, index], base)), abs=0.06
+                )
+            assert act["mean"] == pytest.approx(panel.LEFT + scale * (min(max(value, low), high) - low), abs=0.06)
+            assert act["number"] == panel._number(value, told["digits"])
+            assert act["taken"] == (notes.taken[at] == index)
+    assert len({act["shape"] for acts in shown for act in acts}) >= 3

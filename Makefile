@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check format slow oracle bench peers clean
+.PHONY: help train test check format slow bench peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -55,10 +55,6 @@ format: $(VENV)/.ready-test ## rewrite the sources in the project's format, and 
 slow: $(VENV)/.ready-test ## the slow tests: agents that must learn their tasks
 	$(PYTEST) -m slow $(ARGS)
 
-oracle: $(VENV)/.ready-test ## the formulas against an independent implementation (rlax, which brings jax)
-	@$(INSTALL) '.[oracle]'
-	$(TEST_ENV) $(BIN)/python -m pytest -q tests/ops $(ARGS)
-
 bench: $(VENV)/.ready-train ## measure this machine; every number has its csv in benchmarks/
 	$(BIN)/retorq bench all --out benchmarks/results $(ARGS)
 
@@ -84,4 +80,6 @@ $(VENV)/.ready-train: pyproject.toml constraints.txt | $(VENV)/.made
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "installing retorq and its development tools with the versions of constraints.txt"
 	@$(INSTALL) '.[all,dev]'
+	@# It brings jax, and beneath it a package of which there are nightly versions alone: the other tests must not fall with it.
+	@$(INSTALL) '.[oracle]' || echo "rlax could not be installed: the tests that compare with it will be skipped" >&2
 	@touch $@ $(VENV)/.ready-train

@@ -49,8 +49,7 @@ def test_rescaling(generator, epsilon):
     x = generator.normal(size=200).astype(np.float32) * 10
     compare(lambda x: rescale(x, epsilon), lambda x: rlax.signed_hyperbolic(x, epsilon), x)
     # The inverse there is the textbook form, which float32 rounds to about 1e-4: see test_rescale.
-    theirs = rlax.signed_parabolic(x, epsilon)
-    np.testing.assert_allclose(unrescale(torch.from_numpy(x), epsilon), theirs, rtol=1e-4, atol=3e-4)
+    compare(lambda x: unrescale(x, epsilon), lambda x: rlax.signed_parabolic(x, epsilon), x, rtol=1e-3, atol=3e-4)
 
 
 @pytest.mark.parametrize("kappa", [0.5, 1.0])
@@ -90,10 +89,24 @@ def test_n_step(generator, n):
     reward, value = (generator.normal(size=rows).astype(np.float32) for _ in range(2))
     discount = (0.9 * (generator.random(rows) > 0.2)).astype(np.float32)
     none = torch.zeros(rows, 1, dtype=torch.bool)
-    total, product, index = n_step(torch.from_numpy(reward)[:, None], torch.from_numpy(discount)[:, None], none, n)
-    ours = (total + product * torch.from_numpy(value)[:, None].gather(0, index))[:-1, 0]
-    theirs = rlax.n_step_bootstrapped_returns(reward[:-1], discount[:-1], value[1:], n)
-    np.testing.assert_allclose(ours, theirs, **TOLERANCE)
+
+    def ours(reward, discount, value):
+        total, product, index = n_step(reward[:, None], discount[:, None], none, n)
+        return (total + product * value[:, None].gather(0, index))[:-1, 0]
+
+    def theirs(reward, discount, value):
+        return rlax.n_step_bootstrapped_returns(reward[:-1], discount[:-1], value[1:], n)
+
+    compare(ours, theirs, reward, discount, value)
+    # The gradients to discounts and values, too.
+    compare(lambda d, r, v: ours(r, d, v), lambda d, r, v: theirs(r, d, v), discount, reward, value)
+    compare(
+        lambda v, r, d: ours(r, d, v),
+        lambda v, r, d: rlax.n_step_bootstrapped_returns(r[:-1], d[:-1], v[1:], n, stop_target_gradients=False),
+        value,
+        reward,
+        discount,
+    )
 
 
 COLUMNS, ACTIONS = 40, 4

@@ -27,6 +27,7 @@ echo "$@" >> called
 [ "$1" = venv ] && mkdir -p "$2/bin" && cp "$0" "$2/bin/python" && cp "$0" "$2/bin/retorq"
 [ "$1" = pytest ] && echo "threads: $OMP_NUM_THREADS $MKL_NUM_THREADS"
 [ "$1" = pytest ] && echo "byte code: ${PYTHONDONTWRITEBYTECODE:-kept}"
+case "$*" in (*"${MISSING:-nothing}"*) exit 1 ;; esac
 [ "$1" != "$FAILS" ]
 """
 
@@ -88,25 +89,30 @@ def done(clone, target, *words, **variables):
 @pytest.mark.parametrize(
     ("target", "extras", "last"),
     [
-        ("test", "all,dev", "pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/ops -x"),
-        ("slow", "all,dev", "pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow tests/ops -x"),
-        ("train", "atari,video,log", "ALE/Pong-v5 --agent recurrent_iqn --preset laptop --run runs/pong tests/ops -x"),
+        ("test", ["all,dev", "oracle"], "pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/ops -x"),
+        ("slow", ["all,dev", "oracle"], "pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow tests/ops -x"),
+        (
+            "train",
+            ["atari,video,log"],
+            "ALE/Pong-v5 --agent recurrent_iqn --preset laptop --run runs/pong tests/ops -x",
+        ),
     ],
 )
 def test_a_target_sets_itself_up_once_and_again_when_the_versions_change(clone, target, extras, last):
     words = ("ARGS=tests/ops -x",)
-    good, out, (venv, install, *rest) = done(clone, target, *words)
+    good, out, (venv, *installs, final) = done(clone, target, *words)
     assert good
     assert venv == "venv .venv"
-    assert install.startswith("pip install ")
-    assert install.endswith(f"--constraint constraints.txt --editable .[{extras}]")
-    assert rest == [last]
+    assert all(install.startswith("pip install ") for install in installs)
+    asked = [install.partition(" --constraint ")[2] for install in installs]
+    assert asked == [f"constraints.txt --editable .[{extra}]" for extra in extras]
+    assert final == last
     assert ("threads: 1 1" in out.splitlines()) is (target != "train")
     assert done(clone, target, *words)[2] == [last]
     later = (clone / ".venv" / ".made").stat().st_mtime + 100
     for name in ("pyproject.toml", "constraints.txt"):
         os.utime(clone / name, (later, later))
-        assert done(clone, target, *words)[2] == [install, last]
+        assert done(clone, target, *words)[2] == [*installs, last]
         for ready in (clone / ".venv").glob(".ready-*"):
             os.utime(ready, (later, later))
         later += 100
@@ -121,7 +127,13 @@ def test_an_installation_that_failed_is_done_again(clone):
     good, _, called = done(clone, "test", FAILS="pip")
     assert not good
     assert [line.split()[0] for line in called] == ["venv", "pip"]
-    assert [line.split()[0] for line in done(clone, "test")[2]] == ["pip", "pytest"]
+    assert [line.split()[0] for line in done(clone, "test")[2]] == ["pip", "pip", "pytest"]
+
+
+def test_without_rlax_the_other_tests_run(clone):
+    good, _, called = done(clone, "test", MISSING="oracle")
+    assert good
+    assert [line.split()[0] for line in called] == ["venv", "pip", "pip", "pytest"]
 
 
 def test_byte_code_is_kept_whatever_the_environment_says(clone):

@@ -1,4 +1,4 @@
-"""Every agent's published configuration on a real game: it fills its memory, learns, and plays whole games."""
+"""Every agent's published configuration on a real game: it fills its memory, learns and plays; at tiny sizes here."""
 
 import importlib.util
 import math
@@ -6,11 +6,9 @@ import math
 import pytest
 from benchmarks import atari_presets
 
-from retorq import algorithms
-
 pytest.importorskip("ale_py")
 
-TINY = {"replay_size": 1_000, "warmup": 100, "batch_size": 2, "hidden_size": 16, "num_envs": 2, "target_period": 3}
+TINY = {"replay_size": 150, "warmup": 100, "batch_size": 2, "hidden_size": 16, "num_envs": 2, "target_period": 3}
 OF_MEMORY = {"memory_size": 16, "sequence_length": 8, "state_period": 4}
 MORE = {
     "drqn": OF_MEMORY | {"replay_ratio": 0.5},
@@ -21,10 +19,12 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("agent", algorithms.DISCRETE)
-def test_published_configurations_run(agent: str) -> None:
-    steps = 900 if agent == "drqn" else 300  # it learns from whole games only
-    row = atari_presets.run(agent, steps, threads=1, episodes=1, cap=1_000, **(TINY | MORE.get(agent, {})))
+@pytest.mark.parametrize("name", atari_presets.PUBLISHED)
+def test_published_configurations_run(name: str) -> None:
+    agent, _, _ = atari_presets.PUBLISHED[name]
+    # DRQN learns from whole games only.
+    steps, room = (900, {"replay_size": 800}) if agent == "drqn" else (300, {})
+    row = atari_presets.run(name, steps, threads=1, episodes=1, cap=1_000, **(TINY | room | MORE.get(agent, {})))
     assert row["updates"] > 10
     assert math.isfinite(row["loss"])
     assert row["score_mean"] >= 0
@@ -42,9 +42,9 @@ def test_they_run_with_actors_in_other_processes(agent: str, pool: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", algorithms.DISCRETE)
-def test_published_configurations_run_for_100k_steps(agent: str) -> None:
-    row = atari_presets.run(agent, 100_000)
+@pytest.mark.parametrize("name", atari_presets.PUBLISHED)
+def test_published_configurations_run_for_100k_steps(name: str) -> None:
+    row = atari_presets.run(name, 100_000)
     assert row["steps"] >= 100_000
     assert row["updates"] > 0
     assert math.isfinite(row["loss"])

@@ -8,7 +8,15 @@ from benchmarks import atari_presets
 
 pytest.importorskip("ale_py")
 
-TINY = {"replay_size": 150, "warmup": 100, "batch_size": 2, "hidden_size": 16, "num_envs": 2, "target_period": 3}
+TINY = {
+    "replay_size": 150,
+    "warmup": 100,
+    "batch_size": 2,
+    "replay_ratio": 2.0,
+    "hidden_size": 16,
+    "num_envs": 2,
+    "target_period": 3,
+}
 OF_MEMORY = {"memory_size": 16, "sequence_length": 8, "state_period": 4}
 MORE = {
     "drqn": OF_MEMORY | {"replay_ratio": 0.5},

@@ -77,13 +77,19 @@ def statistics(study: Study, found: Told) -> list[Mapping[str, Any]]:
 
 
 def short_table(study: Study, results: Path) -> str:
-    """The scores of every task by variant, for docs/studies: interquartile means with their intervals."""
+    """The scores of every task by variant, for docs/studies: interquartile means with their intervals.
+
+    Below each, where there are several runs: the probability that one of the reference beats one of the variant.
+    """
     rows = {(row["measure"], row["task"], row["variant"]): row for row in statistics(study, kept(study, results))}
     names = [variant.name for variant in study.variants]
     lines = ["| task | score | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for measure, task in dict.fromkeys((measure, task) for measure, task, _ in rows):
         cells = [_cell(rows.get((measure, task, name))) for name in names]
         lines.append(f"| {task} | {MEASURES[measure]} | " + " | ".join(cells) + " |")
+        cells = [_better(rows.get((measure, task, name))) for name in names]
+        if any(cell != "-" for cell in cells):
+            lines.append(f"| | {study.reference} better | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -107,6 +113,12 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return "-"
     numbers = [f"{row[name]:.3g}" for name in ("iqm", "iqm_low", "iqm_high")]
     return "{} ({} to {})".format(*numbers) if row["runs"] > 1 else f"{numbers[0]} (one run)"
+
+
+def _better(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["reference_better"] is None:
+        return "-"
+    return "{:.2g} ({:.2g} to {:.2g})".format(*(row[f"reference_better{end}"] for end in ("", "_low", "_high")))
 
 
 def show(study: Study, results: Path, folder: Path) -> None:

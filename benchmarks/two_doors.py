@@ -4,9 +4,9 @@
 two doors whose rewards have the same mean and different spread (``retorq.envs.toys.two_doors_returns``). In the state
 in which the door is chosen it measures the 1-Wasserstein distance between the learned distribution of each door's
 return and the true one, as a share of the true one's range (aim: at most 0.05), and how often 1,000 greedy choices
-fall on the safe door (``safe_by_mean``; ``safe_by_cvar``: the network of ``iqn`` acting on the mean of its worst
-quarter of returns). It writes ``benchmarks/results/two_doors.csv`` (rows of the same agent, seed and door are
-replaced) and draws ``docs/pictures/two_doors.svg`` from it; ``--draw`` only draws.
+fall on the safe door (``safe_by_mean``; ``safe_by_cvar``: the networks of ``iqn`` and ``recurrent_iqn`` acting on the
+mean of their worst quarter of returns). It writes ``benchmarks/results/two_doors.csv`` (rows of the same agent, seed
+and door are replaced) and draws ``docs/pictures/two_doors.svg`` from it; ``--draw`` only draws.
 
 Every agent acts at random, so both doors are seen equally often. The discount is 1, so returns are rewards. The atoms
 of ``c51`` include the four rewards, and the quantile agents use the plain quantile loss (``kappa = 0``): Huber's
@@ -62,6 +62,7 @@ AGENTS: dict[str, dict[str, Any]] = {
     # An update takes 8 sequences of 12 rows: with three times the rows, it learns in as many updates as the others.
     "recurrent_iqn": {**COMMON, "samples": 32, "kappa": 0.0, "replay_ratio": 48.0},
 }
+SAMPLED = ("iqn", "recurrent_iqn")
 CAUTIOUS = {"risk": "cvar", "risk_level": 0.25}
 """The same network acting on the mean of its worst quarter of returns."""
 
@@ -91,7 +92,7 @@ def run(agent: str, seed: int) -> list[dict[str, Any]]:
     learned, _ = player.distribution(HALL)
     common = {"agent": agent, "seed": seed, "steps": STEPS, "updates": updates, "seconds": time.monotonic() - start}
     common["safe_by_mean"] = safe_choices(player)
-    common["safe_by_cvar"] = safe_choices(cautious(player)) if agent == "iqn" else ""
+    common["safe_by_cvar"] = safe_choices(cautious(player)) if agent in SAMPLED else ""
     return [common | measured(learned, door) for door in range(2)]
 
 
@@ -105,7 +106,7 @@ def cautious(player: Player) -> Player:
     task = player.task
     config = replace(task.agent.config, **CAUTIOUS)
     other = compose(
-        task.env, agent="iqn", preset=task.preset, config=config, options=task.options, device="cpu", seed=0
+        task.env, agent=task.agent.name, preset=task.preset, config=config, options=task.options, device="cpu", seed=0
     )
     other.agent.network.load_state_dict(player.network.state_dict())
     return Player(other, step=player.step)

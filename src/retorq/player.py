@@ -19,7 +19,7 @@ from retorq.running.again import Played, Tape, film_again
 from retorq.running.distributions import ReturnDistribution, look
 from retorq.running.film import Moment, film
 from retorq.running.train import Task, check_seed
-from retorq.types import Inputs, Leaf, Tree, UserError
+from retorq.types import EnvSpec, Inputs, Tree, UserError
 
 
 @dataclass
@@ -152,17 +152,17 @@ class Player:
                 stacks[name] = np.concatenate([old[1:], new[None]])
         return seen | {name: stack.reshape(-1, *stack.shape[2:]) for name, stack in stacks.items()}, stacks
 
-    def require_spaces(self, env: str, **spaces: Any) -> None:
-        """Refuse an environment whose ``observation``, ``actions`` and ``continuous`` are not those trained on.
+    def require_spaces(self, other: EnvSpec) -> None:
+        """Refuse an environment whose observations and actions are not those trained on.
 
         Raises:
             UserError: They differ.
         """
         mine = self.agent.spec
-        if any(value != getattr(mine, name) for name, value in spaces.items()):
+        if any(getattr(other, name) != getattr(mine, name) for name in ("observation", "actions", "continuous")):
             raise UserError(
-                f"env {env!r} has {_told(**spaces)}; this agent was trained on {mine.id!r} with "
-                f"{_told(mine.observation, mine.actions, mine.continuous)}: give an environment like that one."
+                f"env {other.id!r} has {_told(other)}; this agent was trained on {mine.id!r} with {_told(mine)}: give "
+                "an environment like that one."
             )
 
     def _require_observation(self, seen: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -194,10 +194,7 @@ class Player:
         env = env or self.task.env
         check_seed(seed)
         if env != self.task.env:
-            other = describe(env, self.task.options)
-            self.require_spaces(
-                other.id, observation=other.observation, actions=other.actions, continuous=other.continuous
-            )
+            self.require_spaces(describe(env, self.task.options))
         return evaluation.evaluate(
             self.agent,
             self.network,
@@ -245,9 +242,9 @@ class Player:
             env.close()
 
 
-def _told(observation: Mapping[str, Leaf], actions: int, continuous: bool) -> str:
-    seen = ", ".join(f"{name} {leaf.kind} {leaf.dtype} {leaf.shape}" for name, leaf in observation.items())
-    return f"observations {seen} and {actions} {'numbers' if continuous else 'choices'} as its action"
+def _told(spec: EnvSpec) -> str:
+    seen = ", ".join(f"{name} {leaf.kind} {leaf.dtype} {leaf.shape}" for name, leaf in spec.observation.items())
+    return f"observations {seen} and {spec.actions} {'numbers' if spec.continuous else 'choices'} as its action"
 
 
 class Playing:
@@ -266,10 +263,12 @@ class Playing:
         self._player = player
         self._door, self._actions = Door(seen, player.task.options), Actions(told)
         player.require_spaces(
-            str(getattr(getattr(env, "spec", None), "id", None) or type(env).__name__),
-            observation=self._door.leaves,
-            actions=self._actions.count,
-            continuous=self._actions.continuous,
+            EnvSpec(
+                id=str(getattr(getattr(env, "spec", None), "id", None) or type(env).__name__),
+                observation=self._door.leaves,
+                actions=self._actions.count,
+                continuous=self._actions.continuous,
+            )
         )
         self.state: PlayerState | None = None
 

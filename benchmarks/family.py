@@ -77,7 +77,7 @@ MINATAR: dict[str, Any] = {
     # it needs an eighth of Adam's epsilon, or the steps are shorter.
     "of_agent": {"iqn": {"samples": 8, "target_samples": 8, "optimizer_epsilon": 0.01 / 32 / 8}},
 }
-# The budget of the others, one seed, is kept beside it: after that nothing has begun to learn.
+# The budget of the others, one seed, is kept beside it: after that most agents have not begun to learn.
 ASTERIX: dict[str, Any] = {"steps": 200_000, "steps_memory": 200_000, "settings": {"epsilon_steps": 100_000}}
 TASKS = {
     "catch": Task(env="catch", steps=10_000, steps_memory=15_000, aim=">= 0.9", aim_memory=">= 0.9"),

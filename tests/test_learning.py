@@ -25,8 +25,8 @@ def test_every_learning_task_can_be_composed(name):
         assert isinstance(core, QuantileLSTM)
         assert core.merge == merge
     else:
-        without = "without its LSTM" in name or task.settings.get("agent") == "iqn"
-        assert isinstance(core, LSTM) is not without
+        remembers = task.settings.get("agent", "recurrent_iqn") in family.MEMORY and "without its LSTM" not in name
+        assert isinstance(core, LSTM) is remembers
 
 
 @pytest.mark.parametrize("row", family.AGENTS)

@@ -3,43 +3,24 @@
 With their noise off, agents without an epsilon (Rainbow, Noisy DQN) would not explore at all.
 """
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from tests.acting.test_actor import actor_of
+from tests.acting.test_supervised import Still
+from tests.test_learning import composed
 
-from retorq import api
 from retorq.acting.pools import LocalPool
 from retorq.acting.remote import Player, Recipe
 from retorq.envs.make import make
-from retorq.envs.options import EnvOptions
 from retorq.nn.noisy import NoisyLinear
 from retorq.running.plan import _made_up
 
 SMALL = {"num_envs": 2, "hidden_size": 4, "batch_size": 2}
 
 
-def composed(agent: str = "rainbow"):
-    return api.compose(
-        "memory", agent=agent, preset="toy", config=SMALL, options=EnvOptions(), device="cpu", seed=0
-    ).agent
-
-
 def elsewhere(*, seed: int):
     """What an actor in another process is built from."""
-    return actor_of(make("memory", columns=2, seed=seed), composed().network, seed=seed)
-
-
-@dataclass
-class Same:
-    """Weights that stay as they were built."""
-
-    edition: int = 0
-    clock: int = 0
-
-    def read(self, network):
-        return 0
+    return actor_of(make("memory", columns=2, seed=seed), composed("memory", "rainbow", **SMALL).network, seed=seed)
 
 
 @pytest.fixture
@@ -58,7 +39,7 @@ def noisy(network):
 
 @pytest.mark.parametrize("agent", ["rainbow", "noisy_dqn"])
 def test_in_online_and_target_network_of_a_learner(drawn, agent):
-    made = composed(agent)
+    made = composed("memory", agent, **SMALL)
     learner = made.learner(device="cpu")
     learner.update(_made_up(made, torch.device("cpu")))
     for network in (learner.online, learner.target):
@@ -68,7 +49,7 @@ def test_in_online_and_target_network_of_a_learner(drawn, agent):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_in_an_actor_of_this_process(drawn, precision):
-    network = composed().network
+    network = composed("memory", "rainbow", **SMALL).network
     pool = LocalPool(actor_of(make("memory", columns=2), network, precision=precision))
     for version in range(2):
         pool.publish(network, version)
@@ -81,7 +62,7 @@ def test_in_an_actor_of_this_process(drawn, precision):
 
 def test_in_an_actor_of_another_process(drawn):
     player = Player(Recipe(entry=f"{__name__}:elsewhere", columns=2, rows=2), actor=0, incarnation=0, seed=1)
-    player.weights = Same()
+    player.weights = Still()
     player.message()
     assert drawn
     assert set(drawn) == set(noisy(player.pool.actor.network))

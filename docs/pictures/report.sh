@@ -13,7 +13,7 @@ picture() {
 }
 if [ "${1:-}" = films ]; then
   for agent in c51 iqn; do
-    few=$([ "$agent" = c51 ] || echo --samples 8 --target-samples 8)
+    few=$([ "$agent" = c51 ] || echo --samples 8 --target-samples 8 --optimizer-epsilon 4e-5)
     "$retorq" train MinAtar/Breakout-v0 --agent "$agent" --preset minatar --steps 60000 --epsilon-steps 30000 $few --threads 1 \
       --run "$work/$agent"
     "$retorq" eval "$work/$agent" --protocol greedy --episodes 20 --video best

@@ -44,14 +44,21 @@ class Failing(GymVector):
         elif self.what == "wait":
             while self.done == self.at and not Path(self.marker).exists():
                 time.sleep(0.01)
-        elif self.what and self.done == self.at and not Path(self.marker).exists():
-            Path(self.marker).touch()
+        elif self.what and self.done == self.at and self.is_first():
             if self.what == "hang":
                 time.sleep(1000)
             if self.what == "die":
                 os.kill(os.getpid(), 9)
             raise RuntimeError("the bridge fell down")
         return super().step(action)
+
+    def is_first(self):
+        """Whether no process has come here before; of two that come at the same time one is first."""
+        try:
+            Path(self.marker).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)

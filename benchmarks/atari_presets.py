@@ -1,7 +1,8 @@
 """Does every agent's published configuration run on a real game, and how fast?
 
 ``python benchmarks/atari_presets.py [AGENT ...] [--steps 100000]`` trains each agent with ``--preset atari`` on
-ALE/Breakout-v5 for a short budget, evaluates it, and writes ``benchmarks/results/atari_presets.csv``: a row per agent,
+ALE/Breakout-v5 for a short budget, evaluates it by the protocol ``nature_2015`` (ten games of at most five minutes, as
+an agent that has hardly learned may never serve the ball), and writes ``benchmarks/results/atari_presets.csv``: a row per agent,
 with the settings that differ from the published ones so that it fits this machine (a shorter warm-up in every row, and
 a replay that is full after 60% of the steps).
 """
@@ -45,7 +46,7 @@ def run(
 ) -> dict[str, Any]:
     """Train the agent of a row with its published configuration for ``steps`` agent steps, and evaluate it.
 
-    ``cap`` in frames ends games of training and evaluation early: an untrained agent may never serve the ball.
+    ``cap`` in frames ends games of training and evaluation early, and the evaluation is greedy.
     """
     agent, settings, chosen = PUBLISHED[name]
     options = retorq.EnvOptions(**chosen | ({"max_frames": cap} if cap else {}))
@@ -69,7 +70,7 @@ def run(
         if trained.code != 0:
             raise SystemExit(f"{name}: stopped before its budget was used; nothing was written")
         rows = trained.metrics
-        record = trained.load().evaluate(protocol="greedy" if cap else None, episodes=episodes)
+        record = trained.load().evaluate(protocol="greedy" if cap else "nature_2015", episodes=episodes)
     finally:
         shutil.rmtree(folder)
     learning = [row for row in rows if row["updates"] > 0 and row["step"] > fitting["warmup"] + steps // 10]

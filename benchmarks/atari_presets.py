@@ -2,9 +2,9 @@
 
 ``python benchmarks/atari_presets.py [AGENT ...] [--steps 100000]`` trains each agent with ``--preset atari`` on
 ALE/Breakout-v5 for a short budget, evaluates it by the protocol ``nature_2015`` (ten games of at most five minutes, as
-an agent that has hardly learned may never serve the ball), and writes ``benchmarks/results/atari_presets.csv``: a row per agent,
-with the settings that differ from the published ones so that it fits this machine (a shorter warm-up in every row, and
-a replay that is full after 60% of the steps).
+an agent that has hardly learned may never serve the ball), and writes ``benchmarks/results/atari_presets.csv``: a row
+per agent, with the settings that differ from the published ones so that it fits this machine (a shorter warm-up in
+every row, and a replay that is full after 60% of the steps). Each is trained in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     asked = parser.parse_args()
     for agent in asked.agents or PUBLISHED:
-        row = run(agent, asked.steps, threads=asked.threads)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+            row = apart.submit(run, agent, asked.steps, threads=asked.threads).result()
         put(OUT, [row], key=["agent"], order={"agent": PUBLISHED})
         print(row, flush=True)
 

@@ -110,20 +110,28 @@ class Actor:
     def act(self) -> np.ndarray:
         """Run the network on this row and choose actions ``[B]``, or ``[B, A]`` where they are continuous.
 
-        The memory moves on even where the action is random.
+        The memory moves on even where the action is random. Without a memory, a network whose answer nobody wants is
+        not asked: that is all of the warm-up of one environment.
         """
-        epsilon = self.explore.epsilon(self.steps, self.total)
+        explored = self.explore.epsilon(self.steps, self.total)
+        if not self.env.spec.continuous:
+            explored = self._random(explored)
+            if (explored >= 0).all() and not self.state and not self.tell_values:
+                self._next_state: Tree = {}
+                return explored
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features, self._next_state = self.network.unroll(self._inputs(), self.state, self.fractions)
-            return (self._steered if self.env.spec.continuous else self._picked)(features, epsilon)
+            return (self._steered if self.env.spec.continuous else self._picked)(features, explored)
 
-    def _picked(self, features: Features, epsilon: np.ndarray) -> np.ndarray:
-        """The best action ``[B]``, or with probability ``epsilon [B]`` any."""
+    def _random(self, epsilon: np.ndarray) -> np.ndarray:
+        """With probability ``epsilon [B]`` any action ``[B]``, else -1: the network's choice."""
+        chance = self.generator.random(len(epsilon))
+        return np.where(chance < epsilon, self.generator.integers(self.env.spec.actions, size=len(epsilon)), -1)
+
+    def _picked(self, features: Features, random: np.ndarray) -> np.ndarray:
+        """``random [B]``, and where that is negative the best action."""
         self.values = self.network.preferences(features, self.samples, self.fractions)[0]
-        greedy = self.values.argmax(-1).cpu().numpy()
-        chance = self.generator.random(len(greedy))
-        random = self.generator.integers(self.env.spec.actions, size=len(greedy))
-        action = np.where(chance < epsilon, random, greedy)
+        action = np.where(random < 0, self.values.argmax(-1).cpu().numpy(), random)
         if self.tell_values:
             known = self.values.cpu().numpy()
             self.thought = {"value": known[np.arange(len(action)), action], "highest": known.max(-1)}

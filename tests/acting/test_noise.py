@@ -26,9 +26,9 @@ def elsewhere(*, seed: int):
 @pytest.fixture
 def drawn(monkeypatch):
     """The layers whose noise was drawn, in order."""
-    layers, plain = [], NoisyLinear.noise
+    layers, plain = [], NoisyLinear.draw
     monkeypatch.setattr(
-        NoisyLinear, "noise", lambda self, generator=None: (layers.append(self), plain(self, generator))[1]
+        NoisyLinear, "draw", lambda self, generator=None: (layers.append(self), plain(self, generator))[1]
     )
     return layers
 

@@ -27,7 +27,7 @@ def networks(head):
 def drawn(monkeypatch, online, target, loss):
     """The noise of the last layers' biases in every use of values, with the network's name."""
     names = {network._head.streams.advantage: name for name, network in (("online", online), ("target", target))}
-    found, plain = [], NoisyLinear.noise
+    found, plain = [], NoisyLinear.draw
 
     def spy(self, generator=None):
         weight, bias = plain(self, generator)
@@ -35,7 +35,7 @@ def drawn(monkeypatch, online, target, loss):
             found.append((names[self], bias.clone()))
         return weight, bias
 
-    monkeypatch.setattr(NoisyLinear, "noise", spy)
+    monkeypatch.setattr(NoisyLinear, "draw", spy)
     batch = make_batch(online, loss.n + 1 if isinstance(loss, QLearning) else 2, COLUMNS, rate=0.0)
     loss(online, target, batch, torch.Generator().manual_seed(0))
     return found

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from retorq.nn import noisy, products
 from retorq.nn.noisy import NoisyLinear, sigmas
 
 IN, OUT = 4, 6
@@ -82,6 +83,27 @@ def test_the_layer_is_linear_with_the_summed_weights():
                 for j in range(IN):
                     y = y + (module.weight[i, j] + module.weight_sigma[i, j] * eps_w[i, j]) * x[t, b, j]
                 torch.testing.assert_close(told[t, b, i], y)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("half", [False, True])
+def test_few_rows_without_gradient_are_given_the_same_noise(blocks, half, monkeypatch):
+    """By two products instead of one; of a large layer alone."""
+    module, x = layer(512, 513, blocks=blocks), torch.randn(noisy.FEW, 512)
+    used = []
+    monkeypatch.setattr(noisy, "linear", lambda *of: (used.append(of), products.linear(*of))[1])
+    with torch.autocast("cpu", torch.bfloat16, enabled=half), torch.no_grad():
+        summed = module(torch.cat([x, x[:1]]), generator())[:-1]
+        assert len(used) == 1
+        told = module(x, generator())
+        assert len(used) == 1 + blocks + 1
+        assert told.dtype == summed.dtype
+        assert not torch.allclose(told, module(x, generator(1)), rtol=0.1)
+        small = layer()
+        small(torch.randn(1, IN))
+        assert len(used) == 1 + 2 * (blocks + 1) + 1
+    error = 0.01 if half else 1e-6
+    assert (told - summed).float().norm() < error * summed.float().norm()
 
 
 def test_every_call_in_training_draws_once_for_the_whole_batch():

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from retorq.nn.products import linear
 
+FEW, LARGE = 8, 1 << 18  # rows and weights, for which two products are cheaper than one and a sum
+
 
 class NoisyLinear(nn.Module):
     """``y = (mu_w + sigma_w * eps_w) x + mu_b + sigma_b * eps_b`` with factorized Gaussian noise.
@@ -44,19 +46,32 @@ class NoisyLinear(nn.Module):
         """``[..., inputs]`` to ``[..., outputs]``; noise from ``generator`` while training, none in evaluation mode."""
         if not self.training:
             return linear(x, self.weight, self.bias)
-        weight_noise, bias_noise = self.noise(generator)
-        # One matrix product with the summed weights: at batch sizes above a few that is cheaper than two products.
-        weight = torch.addcmul(self.weight, self.weight_sigma, weight_noise)
-        return linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, bias_noise))
+        of_outputs, of_inputs = self.draw(generator)
+        bias = torch.addcmul(self.bias, self.bias_sigma, of_outputs)
+        few = not torch.is_grad_enabled() and x.numel() <= FEW * self.in_features and self.weight.numel() >= LARGE
+        if few:  # reading the weights is what takes time, and writing a sum of them would take more of it
+            blocks = zip(of_inputs, self.weight_sigma.chunk(self.blocks), strict=True)
+            noise = torch.cat([linear(x * of_block, sigma) for of_block, sigma in blocks], -1)
+            return linear(x, self.weight, bias) + noise * of_outputs.to(noise.dtype)
+        # One matrix product with the summed weights: for many rows that is cheaper than two products.
+        grid = self._grid(of_outputs, of_inputs)
+        return linear(x, torch.addcmul(self.weight, self.weight_sigma, grid), bias)
 
-    def noise(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """One draw of ``eps_w [outputs, inputs]`` and ``eps_b [outputs]``; no gradient."""
+    def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """``f(a) [outputs]``, which is also ``eps_b``, and ``f(b) [blocks, inputs]``; no gradient."""
         device, dtype = self.weight.device, self.weight.dtype
         normal = torch.randn(self.out_features + self.blocks * self.in_features, device=device, generator=generator)
         scaled = (normal.sign() * normal.abs().sqrt()).to(dtype)
         of_outputs, of_inputs = scaled.split([self.out_features, self.blocks * self.in_features])
-        grid = of_outputs.view(self.blocks, -1, 1) * of_inputs.view(self.blocks, 1, self.in_features)
-        return grid.view(self.out_features, self.in_features), of_outputs
+        return of_outputs, of_inputs.view(self.blocks, self.in_features)
+
+    def noise(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """One draw of ``eps_w [outputs, inputs]`` and ``eps_b [outputs]``; no gradient."""
+        of_outputs, of_inputs = self.draw(generator)
+        return self._grid(of_outputs, of_inputs), of_outputs
+
+    def _grid(self, of_outputs: Tensor, of_inputs: Tensor) -> Tensor:
+        return (of_outputs.view(self.blocks, -1, 1) * of_inputs[:, None]).view_as(self.weight)
 
     def extra_repr(self) -> str:
         """Sizes, as printed."""

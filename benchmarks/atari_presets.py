@@ -4,7 +4,8 @@
 ALE/Breakout-v5 for a short budget, evaluates it by the protocol ``nature_2015`` (ten games of at most five minutes, as
 an agent that has hardly learned may never serve the ball), and writes ``benchmarks/results/atari_presets.csv``: a row
 per agent, with the settings that differ from the published ones so that it fits this machine (in every row a replay
-that is full after 60% of the steps, and learning that begins after 90%). Each is trained in a process of its own.
+that is full after 60% of the steps, and learning that begins after 90%, with large batches 50%). Each is trained in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "r2d2": {"num_envs": 32},
     "recurrent_iqn": {"replay_ratio": 1.0},
 }
+LARGE_BATCHES = "recurrent_iqn", "r2d2", "apex_dqn"
+"""Their updates are few: they learn after half of the steps."""
 # What Vieillard et al. 2020 have other than the agents that take their targets (docs/algorithms/dqn.md, iqn.md).
 MUNCHAUSEN: dict[str, Any] = {"munchausen": True, "target_period": 2_000, "epsilon_steps": 250_000}
 THEIRS: dict[str, Any] = {"sticky": 0.25, "noop_max": 0, "life_loss": False}
@@ -52,7 +55,8 @@ def run(
     """
     agent, settings, chosen = PUBLISHED[name]
     options = retorq.EnvOptions(**chosen | ({"max_frames": cap} if cap else {}))
-    fitting = {"replay_size": steps * 6 // 10, "warmup": steps * 9 // 10} | FITTING.get(agent, {}) | more
+    warmup = steps // 2 if agent in LARGE_BATCHES else steps * 9 // 10
+    fitting = {"replay_size": steps * 6 // 10, "warmup": warmup} | FITTING.get(agent, {}) | more
     folder, by = Path(tempfile.mkdtemp()), made_by()
     started = time.monotonic()
     try:
@@ -83,7 +87,7 @@ def run(
         "seconds": round(seconds, 1),
         "frames_per_second": round(4 * rows[-1]["step"] / seconds, 1),
         "frames_per_second_learning": round(pace(learning), 1) if len(learning) > 1 else "",
-        "loss": rows[-1]["loss"],
+        "loss": [row["loss"] for row in rows if row["loss"] is not None][-1],
         "score_mean": record["mean"],
         "episodes": record["episodes"],
         "memory_mb": rows[-1]["memory_mb"],

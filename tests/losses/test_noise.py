@@ -30,10 +30,10 @@ def drawn(monkeypatch, online, target, loss):
     found, plain = [], NoisyLinear.draw
 
     def spy(self, generator=None):
-        weight, bias = plain(self, generator)
+        of_outputs, of_inputs = plain(self, generator)
         if self in names:
-            found.append((names[self], bias.clone()))
-        return weight, bias
+            found.append((names[self], of_outputs.clone()))
+        return of_outputs, of_inputs
 
     monkeypatch.setattr(NoisyLinear, "draw", spy)
     batch = make_batch(online, loss.n + 1 if isinstance(loss, QLearning) else 2, COLUMNS, rate=0.0)

@@ -25,7 +25,7 @@ from retorq import algorithms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.rows import made_by, put
+from benchmarks.rows import made_by, put, read
 
 OUT = Path(__file__).parent / "results" / "atari_presets.csv"
 FITTING: dict[str, dict[str, Any]] = {
@@ -102,13 +102,32 @@ def pace(rows: list[dict[str, Any]]) -> float:
     return float(4 * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"]))
 
 
+def table() -> str:
+    """The csv as a table for docs/results.md."""
+    lines = [
+        "| row | updates | frames/s | learning | MB | score | other than published, beside the sizes above |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in read(OUT):
+        changed = [text for text in row["changed"].split("; ") if not text.startswith(("replay_size", "warmup"))]
+        cells = [row["agent"], f"{int(row['updates']):,}"]
+        cells += [f"{float(row[name]):,.0f}" for name in ("frames_per_second", "frames_per_second_learning")]
+        cells += [f"{float(row['memory_mb']):,.0f}", f"{float(row['score_mean']):.1f}", "; ".join(changed)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("agents", nargs="*", choices=[[], *PUBLISHED], help="default: all")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="print the table of docs/results.md, and train nothing")
     asked = parser.parse_args()
+    if asked.table:
+        print(table(), end="")
+        return
     for agent in asked.agents or PUBLISHED:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
             row = apart.submit(run, agent, asked.steps, threads=asked.threads).result()

@@ -273,3 +273,10 @@ def test_the_table_of_peers_is_that_of_its_csv() -> None:
 
     rows = peers.rows_of(peers.turns_of(ROOT / "benchmarks" / "results" / "peers-turns.csv"))
     assert peers.markdown(rows) in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_the_table_of_atari_presets_is_that_of_its_csv() -> None:
+    """``python benchmarks/atari_presets.py --table`` prints what docs/results.md shows."""
+    from benchmarks.atari_presets import table as printed
+
+    assert printed() in (ROOT / "docs" / "results.md").read_text()

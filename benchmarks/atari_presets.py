@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def run(
         "seconds": round(seconds, 1),
         "frames_per_second": round(4 * rows[-1]["step"] / seconds, 1),
         "frames_per_second_learning": round(pace(learning), 1) if len(learning) > 1 else "",
-        "loss": [row["loss"] for row in rows if row["loss"] is not None][-1],
+        "loss": next((row["loss"] for row in reversed(rows) if row["loss"] is not None), ""),
         "score_mean": record["mean"],
         "episodes": record["episodes"],
         "memory_mb": rows[-1]["memory_mb"],
@@ -128,11 +127,11 @@ def main() -> None:
     if asked.table:
         print(table(), end="")
         return
-    for agent in asked.agents or PUBLISHED:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+    with ProcessPoolExecutor(1, max_tasks_per_child=1) as apart:
+        for agent in asked.agents or PUBLISHED:
             row = apart.submit(run, agent, asked.steps, threads=asked.threads).result()
-        put(OUT, [row], key=["agent"], order={"agent": PUBLISHED})
-        print(row, flush=True)
+            put(OUT, [row], key=["agent"], order={"agent": PUBLISHED})
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

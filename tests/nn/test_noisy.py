@@ -22,9 +22,16 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def noise_of(module, generator):
+    """``eps_w [outputs, inputs]`` and ``eps_b [outputs]`` of a draw, block by block."""
+    of_outputs, of_inputs = module.draw(generator)
+    grid = [torch.outer(a, b) for a, b in zip(of_outputs.chunk(module.blocks), of_inputs, strict=True)]
+    return torch.cat(grid), of_outputs
+
+
 def draws(module, count=4000):
     g = generator(1)
-    pairs = [module.noise(g) for _ in range(count)]
+    pairs = [noise_of(module, g) for _ in range(count)]
     return torch.stack([w for w, _ in pairs]), torch.stack([b for _, b in pairs])
 
 
@@ -39,7 +46,7 @@ def test_variances_of_the_noise():
 
 def test_noise_is_factorized_and_its_outputs_share_their_factor_with_the_bias():
     """eps_w[i, j] = f(a_i) f(b_j), eps_b[i] = f(a_i), with f(x) = sign(x) sqrt|x| of standard normal numbers."""
-    weight, bias = layer().noise(generator())
+    weight, bias = noise_of(layer(), generator())
     of_inputs = weight / bias[:, None]
     torch.testing.assert_close(of_inputs, of_inputs[:1].expand_as(of_inputs))
     _, many = draws(layer(), 3000)
@@ -74,7 +81,7 @@ def test_initial_values():
 def test_the_layer_is_linear_with_the_summed_weights():
     """Row by row in the notation of the paper."""
     module, x = layer(blocks=2), torch.randn(3, 2, IN, generator=generator(2))
-    eps_w, eps_b = module.noise(generator(5))
+    eps_w, eps_b = noise_of(module, generator(5))
     told = module(x, generator(5))
     for t in range(3):
         for b in range(2):
@@ -147,7 +154,7 @@ def test_noise_is_never_kept():
 def test_gradients_are_those_of_the_sum():
     """d/d sigma = noise times d/d mu; the noise itself is a constant."""
     module, x = layer(blocks=3), torch.randn(5, IN)
-    eps_w, eps_b = module.noise(generator(1))
+    eps_w, eps_b = noise_of(module, generator(1))
     module(x, generator(1)).square().sum().backward()
     assert not eps_w.requires_grad
     assert module.weight.grad.abs().min() > 0

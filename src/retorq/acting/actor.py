@@ -67,6 +67,7 @@ class Actor:
         self.values: torch.Tensor | None = None
         self.thought: Tree = {}
         self.state: Tree = {}
+        self._next_state: Tree = {}
         self._now: dict[str, np.ndarray] = {}
         self.observation: Tree = {}
         self.stacks: Tree = {}
@@ -111,13 +112,12 @@ class Actor:
         """Run the network on this row and choose actions ``[B]``, or ``[B, A]`` where they are continuous.
 
         The memory moves on even where the action is random. Without a memory, a network whose answer nobody wants is
-        not asked: that is all of the warm-up of one environment.
+        not asked, as in a warm-up with an epsilon of 1.
         """
         explored = self.explore.epsilon(self.steps, self.total)
         if not self.env.spec.continuous:
             explored = self._random(explored)
             if (explored >= 0).all() and not self.state and not self.tell_values:
-                self._next_state: Tree = {}
                 return explored
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features, self._next_state = self.network.unroll(self._inputs(), self.state, self.fractions)

@@ -54,7 +54,7 @@ class NoisyLinear(nn.Module):
             noise = torch.cat([linear(x * of_block, sigma) for of_block, sigma in blocks], -1)
             return linear(x, self.weight, bias) + noise * of_outputs.to(noise.dtype)
         # One matrix product with the summed weights: for many rows that is cheaper than two products.
-        grid = self._grid(of_outputs, of_inputs)
+        grid = (of_outputs.view(self.blocks, -1, 1) * of_inputs[:, None]).view_as(self.weight)
         return linear(x, torch.addcmul(self.weight, self.weight_sigma, grid), bias)
 
     def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -64,14 +64,6 @@ class NoisyLinear(nn.Module):
         scaled = (normal.sign() * normal.abs().sqrt()).to(dtype)
         of_outputs, of_inputs = scaled.split([self.out_features, self.blocks * self.in_features])
         return of_outputs, of_inputs.view(self.blocks, self.in_features)
-
-    def noise(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """One draw of ``eps_w [outputs, inputs]`` and ``eps_b [outputs]``; no gradient."""
-        of_outputs, of_inputs = self.draw(generator)
-        return self._grid(of_outputs, of_inputs), of_outputs
-
-    def _grid(self, of_outputs: Tensor, of_inputs: Tensor) -> Tensor:
-        return (of_outputs.view(self.blocks, -1, 1) * of_inputs[:, None]).view_as(self.weight)
 
     def extra_repr(self) -> str:
         """Sizes, as printed."""

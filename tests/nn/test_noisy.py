@@ -96,7 +96,7 @@ def test_the_layer_is_linear_with_the_summed_weights():
 @pytest.mark.parametrize("half", [False, True])
 def test_few_rows_without_gradient_are_given_the_same_noise(blocks, half, monkeypatch):
     """By two products instead of one; of a large layer alone."""
-    module, x = layer(512, 513, blocks=blocks), torch.randn(noisy.FEW, 512)
+    module, x = layer(1024, 1026, blocks=blocks), torch.randn(noisy.FEW, 1024)
     used = []
     monkeypatch.setattr(noisy, "linear", lambda *of: (used.append(of), products.linear(*of))[1])
     with torch.autocast("cpu", torch.bfloat16, enabled=half), torch.no_grad():

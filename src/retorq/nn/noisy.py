@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from retorq.nn.products import linear
 
-FEW, LARGE = 8, 1 << 18  # rows and weights, for which two products are cheaper than one and a sum
+FEW, LARGE = 8, 1 << 20  # up to so many rows of so many weights two products are cheaper: benchmarks/noisy.py
 
 
 class NoisyLinear(nn.Module):

@@ -348,6 +348,7 @@ def test_the_rounded_copy_rounds_weights_and_no_constants():
     assert all(p.dtype == torch.bfloat16 for p in pool.actor.network.parameters())
 
 
+@pytest.mark.usefixtures("sample_envs")
 def test_what_explores_does_not_draw_the_numbers_of_the_environments():
     """Environments may draw from ``default_rng`` of the seed they are given."""
     actor = actor_of(counting("NextStep"), seed=5)

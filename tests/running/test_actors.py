@@ -203,6 +203,7 @@ def test_an_actor_that_is_killed_is_told_and_counted(tmp_path, monkeypatch, caps
         if self.steps >= 500 and not killed:
             killed.append(self.pool._actors[1].process.pid)
             os.kill(killed[0], signal.SIGKILL)
+            os.waitid(os.P_PID, killed[0], os.WEXITED | os.WNOWAIT)  # dead before the run goes on, and ends
 
     monkeypatch.setattr(Trainer, "step", stepping)
     run = retorq.train("memory", run=tmp_path / "run", say=print, **settings)
